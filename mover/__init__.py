@@ -1,0 +1,3 @@
+"""Backup data mover for Nutanix AHV."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,360 @@
+"""Settings: one YAML file < secret files < environment ``MOVER_…`` < flags.
+
+Every default stands here with its reason, and nowhere else. Unknown keys are refused
+with the nearest name. Secrets come from files (``…_file``), a secrets folder, or the
+environment; they never show in a repr, a log or an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from mover.errors import ConfigError, UnknownSetting, UsageError
+from mover.units import GIB, KIB, MIB, parse_duration, parse_size
+
+ENV_PREFIX = "MOVER_"
+
+
+def _size(value: Any) -> Any:
+    return _spoken(parse_size, value)
+
+
+def _duration(value: Any) -> Any:
+    return _spoken(parse_duration, value)
+
+
+def _spoken(parse: Any, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value)
+    except UsageError as error:
+        raise ValueError(error.message) from error
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A group of settings; immutable once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class NodeSettings(Section):
+    name: str = "node1"
+    """This node's name; part of the names of what it makes on a cluster."""
+    proxy_uuid: str | None = None
+    """UUID of the Proxy VM, where the SMBIOS UUID is not the VM's (restored Proxy VMs)."""
+    device_root: Path = Path("/")
+    """Where sys/ and dev/ are looked for. The lab gives its own; a real node keeps "/"."""
+    allow_regular_files: bool = False
+    """Accept direct-I/O files as devices: only a lab without root has those."""
+    device_timeout: Seconds = 30.0
+    """A hot-plugged disk appears within 1-2 s; after 30 s it will not come by itself."""
+    trust_slot: bool = False
+    """Accept a new device in the right slot without a serial that proves it.
+    Off: a wrong guess reads or overwrites a stranger's disk."""
+    check_guard: bool = True
+    """Refuse to attach where LVM, multipath, md or an automounter would activate a guest's volume."""
+    first_slot: int = Field(default=1, ge=0, le=255)
+    """Lowest SCSI index that attachments may use; slots below stay the administrator's."""
+
+
+class PrismSettings(Section):
+    url: str = ""
+    """Element or Central, as users write it: with or without port and path."""
+    username: str = ""
+    """A cluster-admin user. With a Central the same user must exist on its Element."""
+    password: SecretStr = SecretStr("")
+    """Its password: better from password_file."""
+    password_file: Path | None = None
+    """A file that holds the password alone."""
+    ca_file: Path | None = None
+    """PEM bundle that signs Prism's certificate."""
+    fingerprint: str | None = None
+    """SHA-256 of Prism's certificate, for the self-signed factory one. Several (Central, Element): comma-separated."""
+    verify: Literal["yes", "no-i-accept-the-risk"] = "yes"
+    """TLS is checked unless switched off in these words."""
+    cluster: str | None = None
+    """Name or UUID of the cluster behind a Central, where it has several."""
+    element_url: str | None = None
+    """Address of the Element, where the Central's record of it cannot be reached from here."""
+    max_calls: int = Field(default=8, ge=1, le=64)
+    """Calls in flight: v4 allows about 10 a second per user; v3 suffers beyond a handful."""
+    call_timeout: Seconds = 30.0
+    """The vendor's own client uses 30 s."""
+    task_timeout: Seconds = 1800.0
+    """VSS snapshots take minutes; half an hour is the reference's ceiling."""
+    retry_budget: Seconds = 300.0
+    """How long a call may wait out 429, 503 and gateway restarts (upgrades take minutes)."""
+    snapshot_life: Seconds = 14 * 86400.0
+    """Expiry of our snapshots: longer than the longest gap between two backups, or the base is lost."""
+
+
+class RepositorySettings(Section):
+    url: str = ""
+    """Folder path, or s3://bucket/prefix."""
+    passphrase: SecretStr = SecretStr("")
+    """Opens the repository's key: better from passphrase_file."""
+    passphrase_file: Path | None = None
+    """A file that holds the passphrase alone."""
+    cache_dir: Path | None = None
+    """Local index; default: below state_dir. Can be deleted at any time."""
+    store: dict[str, str] = Field(default_factory=dict)
+    """Options of the store (endpoint, region, access_key_id, …), as its documentation names them."""
+    secret_access_key_file: Path | None = None
+    """A file that holds the store's secret key alone."""
+    uploads: int = Field(default=2, ge=1, le=16)
+    """Packs in flight to the store. On loopback more buys nothing; over a WAN raise it."""
+    pack_size: Size = 32 * MIB
+    """64 MiB gained no speed and cost 100 MiB of memory; smaller ones cost requests."""
+    paranoid: bool = False
+    """Open and compare every sealed record before it counts as stored, instead of one in 16."""
+    heartbeat: Seconds = 60.0
+    """How often a session rewrites its heartbeat."""
+
+
+class DataSettings(Section):
+    block_size: Size = MIB
+    """4 MiB is 3 % faster and stores 2.8 times as much of a scattered change; 256 KiB costs 16 % CPU."""
+    level: int = Field(default=1, ge=-7, le=19)
+    """zstd level. 3 costs 50 % more CPU for 4 % less space."""
+    compute_threads: int = Field(default=0, ge=0, le=256)
+    """0: as many as cores. Compression is the bottleneck; more threads only fight for the GIL."""
+    readers: int = Field(default=4, ge=1, le=64)
+    """Reads in flight per disk: 4 saturate a local device; network-attached ones may want 16."""
+    restore_threads: int = Field(default=4, ge=1, le=64)
+    """Threads that open blocks and write the device; 4 are twice as fast as 2 on 2 cores."""
+    budget: Size = 128 * MIB
+    """Bytes in flight in the process: buffers and packs. The bound of memory."""
+    read_size: Size = MIB
+    """Longest single read; neighbours are read together up to this."""
+    audit_blocks: int = Field(default=64, ge=0)
+    """Blocks per class (unchanged, zeroed, unlisted) compared in each run.
+    A list that lies about 5 % of a class is found with 96 %."""
+    audit_full: bool = False
+    """Compare every block with what the changed regions say: finds any lie, costs a full read."""
+    readback_blocks: int = Field(default=64, ge=0)
+    """Blocks read back from a restored disk and compared."""
+
+
+class LimitSettings(Section):
+    vms: int = Field(default=2, ge=1)
+    """VMs side by side on this node: two keep the pipeline full while one of them waits for Prism."""
+    disks: int = Field(default=4, ge=1)
+    """Disks copied at a time on this node: one disk seldom fills the pipeline."""
+    attached: int = Field(default=16, ge=1, le=250)
+    """Disks attached to the Proxy VM at a time; AHV allows 256 SCSI devices."""
+    container_free: Size = 10 * GIB
+    """Free space that a storage container must keep for the snapshot's growth."""
+    store_free: Size = GIB
+    """Free space that the store must keep, so that it can still be cleaned up."""
+
+
+class HookSettings(Section):
+    command: list[str] = Field(default_factory=list)
+    """Program and arguments; {vm_name}, {vm_uuid}, {job_id} are replaced. Empty: none."""
+    timeout: Seconds = 60.0
+    """Killed after this; a frozen application must not wait for ever."""
+    on_failure: Literal["fail", "warn"] = "fail"
+    """What an exit code that is not accepted does to the job."""
+    accept: list[int] = Field(default_factory=lambda: [0])
+    """Exit codes that count as success."""
+
+
+class BackupSettings(Section):
+    consistency: Literal["crash", "application"] = "crash"
+    """Application consistency needs guest tools; crash consistency always works."""
+    on_downgrade: Literal["fail", "warn"] = "fail"
+    """What to do when application consistency was asked and not reached."""
+    keep_base: bool = True
+    """Keep the snapshot as the base of the next incremental: it costs the space of what changes."""
+    pre_snapshot: HookSettings = HookSettings()
+    """Run on this node before the snapshot."""
+    post_snapshot: HookSettings = HookSettings()
+    """Run on this node right after it; owed from before the first one runs until it has run."""
+    full_every: Seconds = 0.0
+    """Force a full read when the last one is older; 0: never."""
+
+
+class ServeSettings(Section):
+    host: str = "127.0.0.1"
+    """Loopback: metrics name VMs. Bind another address knowingly."""
+    port: int = Field(default=9464, ge=0, le=65535)
+    """The port that OpenTelemetry exporters use by custom."""
+    reconcile_every: Seconds = 300.0
+    """How often the daemon compares the ledger with the cluster."""
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON elsewhere."""
+
+
+def default_state_dir() -> Path:
+    """``/var/lib/mover`` for root, the XDG state folder for others."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/mover")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "mover"
+
+
+class Settings(Section):
+    state_dir: Path = Field(default_factory=default_state_dir)
+    """Jobs, ledger, local index, lock. Must survive restarts."""
+    node: NodeSettings = NodeSettings()
+    prism: PrismSettings = PrismSettings()
+    repository: RepositorySettings = RepositorySettings()
+    data: DataSettings = DataSettings()
+    limits: LimitSettings = LimitSettings()
+    backup: BackupSettings = BackupSettings()
+    serve: ServeSettings = ServeSettings()
+    log: LogSettings = LogSettings()
+
+
+def load(
+    file: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read, merge and check. flags: dotted names → values (None: not given).
+
+    Raises ConfigError with the setting's name and what it wants, UnknownSetting with the
+    nearest name.
+    """
+    environment = os.environ if environment is None else environment
+    merged: dict[str, Any] = {}
+    for source in (_from_file(file), _from_secrets(environment), _from_environment(environment), flags or {}):
+        for name, value in _flatten(source):
+            if value is not None:
+                _put(merged, name, value)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise _explained(error) from None
+    return _with_secret_files(settings)
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {file}", remedy="Name an existing file with --config.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", remedy="Check its rights.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}", remedy="Mend the line that it names.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} must hold settings by name", remedy="See mover.yaml in the README.")
+    return cast(dict[str, Any], content)
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """``MOVER_PRISM__URL`` → ``prism.url``; lists and maps are written as YAML."""
+    found: dict[str, Any] = {}
+    for key, text in environment.items():
+        if key.startswith(ENV_PREFIX) and key not in _NOT_SETTINGS:
+            name = key.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            found[name] = yaml.safe_load(text) if text[:1] in "[{" and text else text
+    return found
+
+
+_NOT_SETTINGS = {"MOVER_CONFIG", "MOVER_SECRETS_DIR"}
+
+
+def _from_secrets(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Files ``mover_prism__password`` in the secrets folder, as container engines mount them."""
+    folder = Path(environment.get("MOVER_SECRETS_DIR", "/run/secrets"))
+    if not folder.is_dir():
+        return {}
+    return {
+        path.name.removeprefix("mover_").lower().replace("__", "."): _secret(path)
+        for path in sorted(folder.glob("mover_*"))
+        if path.is_file()
+    }
+
+
+def _flatten(source: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in source.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name != "repository.store":
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *path, leaf = name.split(".")
+    for part in path:
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{part} holds a value, not settings", remedy=f"Write {name} as a nested name.")
+        tree = below
+    tree[leaf] = value
+
+
+def _explained(error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, [known for known, _ in setting_names()], 1, 0.5)
+        hint = f"Did you mean {near[0]}?" if near else "See the table of settings in the README."
+        return UnknownSetting(f"There is no setting {name}", remedy=hint, setting=name)
+    return ConfigError(f"{name}: {first['msg']}", remedy=f"Correct the setting {name}.", setting=name)
+
+
+def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, what it is) of every setting, in order of declaration."""
+    for key, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from setting_names(kind, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", field.description or ""
+
+
+def _with_secret_files(settings: Settings) -> Settings:
+    prism, repository = settings.prism, settings.repository
+    if prism.password_file:
+        prism = prism.model_copy(update={"password": SecretStr(_secret(prism.password_file))})
+    if repository.passphrase_file:
+        phrase = SecretStr(_secret(repository.passphrase_file))
+        repository = repository.model_copy(update={"passphrase": phrase})
+    if repository.secret_access_key_file:
+        store = {**repository.store, "secret_access_key": _secret(repository.secret_access_key_file)}
+        repository = repository.model_copy(update={"store": store})
+    checked = settings.model_copy(update={"prism": prism, "repository": repository})
+    _check_together(checked)
+    return checked
+
+
+def _check_together(settings: Settings) -> None:
+    size = settings.data.block_size
+    if not 256 * KIB <= size <= 4 * MIB or size & (size - 1):
+        raise ConfigError(
+            f"data.block_size: {size} is not a power of two from 256 KiB to 4 MiB",
+            remedy="Use 256KiB, 512KiB, 1MiB (the default), 2MiB or 4MiB.",
+        )
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The secret file {path} cannot be read: {error}", remedy="Check path and rights.") from None
