@@ -1,25 +1,18 @@
-"""Settings: one YAML file < secret files < environment ``MOVER_…`` < flags.
+"""Every setting with its default, and the reason for that default; nowhere else.
 
-Every default stands here with its reason, and nowhere else. Unknown keys are refused
-with the nearest name. Secrets come from files (``…_file``), a secrets folder, or the
-environment; they never show in a repr, a log or an error.
+``mover.settings`` reads them from file, environment and flags.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from mover.errors import ConfigError, UnknownSetting, UsageError
-from mover.units import GIB, KIB, MIB, parse_duration, parse_size
-
-ENV_PREFIX = "MOVER_"
+from mover.errors import UsageError
+from mover.units import GIB, MIB, parse_duration, parse_size
 
 
 def _size(value: Any) -> Any:
@@ -221,140 +214,3 @@ class Settings(Section):
     backup: BackupSettings = BackupSettings()
     serve: ServeSettings = ServeSettings()
     log: LogSettings = LogSettings()
-
-
-def load(
-    file: Path | None = None,
-    *,
-    environment: Mapping[str, str] | None = None,
-    flags: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Read, merge and check. flags: dotted names → values (None: not given).
-
-    Raises ConfigError with the setting's name and what it wants, UnknownSetting with the
-    nearest name.
-    """
-    environment = os.environ if environment is None else environment
-    merged: dict[str, Any] = {}
-    for source in (_from_file(file), _from_secrets(environment), _from_environment(environment), flags or {}):
-        for name, value in _flatten(source):
-            if value is not None:
-                _put(merged, name, value)
-    try:
-        settings = Settings.model_validate(merged)
-    except ValidationError as error:
-        raise _explained(error) from None
-    return _with_secret_files(settings)
-
-
-def _from_file(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no file {file}", remedy="Name an existing file with --config.") from None
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}", remedy="Check its rights.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}", remedy="Mend the line that it names.") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file} must hold settings by name", remedy="See mover.yaml in the README.")
-    return cast(dict[str, Any], content)
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """``MOVER_PRISM__URL`` → ``prism.url``; lists and maps are written as YAML."""
-    found: dict[str, Any] = {}
-    for key, text in environment.items():
-        if key.startswith(ENV_PREFIX) and key not in _NOT_SETTINGS:
-            name = key.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            found[name] = yaml.safe_load(text) if text[:1] in "[{" and text else text
-    return found
-
-
-_NOT_SETTINGS = {"MOVER_CONFIG", "MOVER_SECRETS_DIR"}
-
-
-def _from_secrets(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Files ``mover_prism__password`` in the secrets folder, as container engines mount them."""
-    folder = Path(environment.get("MOVER_SECRETS_DIR", "/run/secrets"))
-    if not folder.is_dir():
-        return {}
-    return {
-        path.name.removeprefix("mover_").lower().replace("__", "."): _secret(path)
-        for path in sorted(folder.glob("mover_*"))
-        if path.is_file()
-    }
-
-
-def _flatten(source: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in source.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name != "repository.store":
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def _put(tree: dict[str, Any], name: str, value: Any) -> None:
-    *path, leaf = name.split(".")
-    for part in path:
-        below = tree.setdefault(part, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"{part} holds a value, not settings", remedy=f"Write {name} as a nested name.")
-        tree = below
-    tree[leaf] = value
-
-
-def _explained(error: ValidationError) -> ConfigError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, [known for known, _ in setting_names()], 1, 0.5)
-        hint = f"Did you mean {near[0]}?" if near else "See the table of settings in the README."
-        return UnknownSetting(f"There is no setting {name}", remedy=hint, setting=name)
-    return ConfigError(f"{name}: {first['msg']}", remedy=f"Correct the setting {name}.", setting=name)
-
-
-def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, what it is) of every setting, in order of declaration."""
-    for key, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield from setting_names(kind, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", field.description or ""
-
-
-def _with_secret_files(settings: Settings) -> Settings:
-    prism, repository = settings.prism, settings.repository
-    if prism.password_file:
-        prism = prism.model_copy(update={"password": SecretStr(_secret(prism.password_file))})
-    if repository.passphrase_file:
-        phrase = SecretStr(_secret(repository.passphrase_file))
-        repository = repository.model_copy(update={"passphrase": phrase})
-    if repository.secret_access_key_file:
-        store = {**repository.store, "secret_access_key": _secret(repository.secret_access_key_file)}
-        repository = repository.model_copy(update={"store": store})
-    checked = settings.model_copy(update={"prism": prism, "repository": repository})
-    _check_together(checked)
-    return checked
-
-
-def _check_together(settings: Settings) -> None:
-    size = settings.data.block_size
-    if not 256 * KIB <= size <= 4 * MIB or size & (size - 1):
-        raise ConfigError(
-            f"data.block_size: {size} is not a power of two from 256 KiB to 4 MiB",
-            remedy="Use 256KiB, 512KiB, 1MiB (the default), 2MiB or 4MiB.",
-        )
-
-
-def _secret(path: Path) -> str:
-    try:
-        return path.read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The secret file {path} cannot be read: {error}", remedy="Check path and rights.") from None

@@ -1,0 +1,55 @@
+# make demo   see a backup, an incremental and three kinds of restore, against the lab
+# make test   all tests, with the real servers they need
+# make check  what a developer runs before a commit: format, lint, types, floors, unit tests
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+WORKERS ?= 2
+
+.PHONY: demo test test-long check lock tools bench clean
+
+demo: $(VENV)/.ready tools
+	@$(BIN)/mover demo
+
+test: $(VENV)/.test-ready tools
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
+	@$(BIN)/pytest -n $(WORKERS) -m "not long"
+
+test-long: $(VENV)/.test-ready tools
+	@$(BIN)/pytest -n $(WORKERS) --timeout 3600
+
+check: $(VENV)/.test-ready
+	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/pytest -n $(WORKERS) -m "not long" tests/test_architecture.py tests/test_docs.py tests/unit
+
+bench: $(VENV)/.ready tools
+	@$(BIN)/python bench/end_to_end.py
+
+tools:
+	@deploy/tools.sh
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mover needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || deploy/venv.sh "$(PYTHON)" $(VENV)
+
+$(VENV)/.ready: deploy/requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) install --require-hashes -r deploy/requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test-ready: tests/requirements.lock $(VENV)/.ready
+	@echo "Installing what the tests need ..."
+	@$(PIP) install --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# Locks hold hashes and no registry's address. Needs uv.
+lock:
+	uv pip compile -q --upgrade --universal --generate-hashes -p 3.11 --no-header pyproject.toml --extra build -o deploy/requirements.lock
+	uv pip compile -q --upgrade --universal --generate-hashes -p 3.11 --no-header pyproject.toml --extra test --extra build -o tests/requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

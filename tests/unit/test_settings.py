@@ -1,0 +1,93 @@
+"""Settings: precedence, secrets, and errors that name the setting and the remedy."""
+
+import pytest
+
+from mover.config import Settings
+from mover.errors import ConfigError, UnknownSetting, UsageError
+from mover.settings import load, setting_names
+from mover.units import MIB
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "mover.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_later_sources_win(file):
+    path = file("node: {name: from-file}\nprism: {url: file, username: file}\ndata: {level: 3}\n")
+    environment = {"MOVER_PRISM__URL": "environment", "MOVER_PRISM__USERNAME": "environment"}
+    settings = load(path, environment=environment, flags={"prism.username": "flag", "data.level": None})
+    assert settings.node.name == "from-file"
+    assert (settings.prism.url, settings.prism.username) == ("environment", "flag")
+    assert settings.data.level == 3
+
+
+def test_secrets_from_files_and_folder_lose_their_newline_and_never_show(tmp_path):
+    (tmp_path / "phrase").write_text("open sesame\n")
+    (tmp_path / "mover_prism__password").write_text("from-folder\n")
+    environment = {
+        "MOVER_SECRETS_DIR": str(tmp_path),
+        "MOVER_REPOSITORY__PASSPHRASE_FILE": str(tmp_path / "phrase"),
+    }
+    settings = load(environment=environment)
+    assert settings.repository.passphrase.get_secret_value() == "open sesame"
+    assert settings.prism.password.get_secret_value() == "from-folder"
+    assert "sesame" not in repr(settings)
+    assert "from-folder" not in repr(settings)
+
+
+def test_sizes_durations_and_lists_are_read_as_written(file):
+    path = file("data: {budget: 256 MiB}\nprism: {snapshot_life: 30d}\n")
+    settings = load(path, environment={"MOVER_BACKUP__PRE_SNAPSHOT__COMMAND": '["sync", "-f"]'})
+    assert settings.data.budget == 256 * MIB
+    assert settings.prism.snapshot_life == 30 * 86400
+    assert settings.backup.pre_snapshot.command == ["sync", "-f"]
+
+
+def test_store_options_are_free(file):
+    settings = load(file("repository: {store: {endpoint: 'http://127.0.0.1:1', region: here}}\n"), environment={})
+    assert settings.repository.store == {"endpoint": "http://127.0.0.1:1", "region": "here"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind", "said", "remedy"),
+    [
+        ({"MOVER_PRISM__URRL": "x"}, UnknownSetting, "prism.urrl", "prism.url"),
+        ({"MOVER_PRISMA": "x"}, UnknownSetting, "prisma", "prism"),
+        ({"MOVER_DATA__LEVEL": "fast"}, ConfigError, "data.level", "data.level"),
+        ({"MOVER_DATA__BLOCK_SIZE": "3q"}, ConfigError, "data.block_size", "data.block_size"),
+        ({"MOVER_DATA__BLOCK_SIZE": "3MiB"}, ConfigError, "power of two", "1MiB"),
+        ({"MOVER_PRISM__PASSWORD_FILE": "/nonexistent"}, ConfigError, "/nonexistent", "rights"),
+        ({"MOVER_PRISM": "x", "MOVER_PRISM__URL": "y"}, ConfigError, "prism", "nested"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_remedy(environment, kind, said, remedy):
+    with pytest.raises(kind) as caught:
+        load(environment=environment)
+    assert said in caught.value.message
+    assert remedy in caught.value.remedy
+    assert isinstance(caught.value, UsageError)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "prism: [", "\x00"])
+def test_a_file_that_is_no_settings_is_refused(file, text):
+    with pytest.raises(ConfigError) as caught:
+        load(file(text), environment={})
+    assert "mover.yaml" in caught.value.message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="There is no file"):
+        load(tmp_path / "none.yaml", environment={})
+
+
+def test_every_setting_says_why():
+    assert [name for name, why in setting_names() if len(why) < 15] == []
+    assert "prism.url" in dict(setting_names())
+    assert Settings().data.block_size == MIB
