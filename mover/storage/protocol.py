@@ -37,6 +37,9 @@ class Store(Protocol):
     def traits(self) -> StoreTraits:
         """As known now; ``probe`` may sharpen it."""
 
+    def learn(self, traits: StoreTraits) -> None:
+        """Go by these from now on: what a probe found, or a repository remembers of one."""
+
     async def create(self, name: str, parts: Sequence[Bytes]) -> None:
         """Put a new object, whole or not at all, durable on return.
 

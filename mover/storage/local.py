@@ -1,0 +1,128 @@
+"""A store in a folder: durable, create-only, without a server. Also for NFS mounts.
+
+Each object is a file named as the object. Files being written are called ``.part-…`` and
+never listed; ``.swept`` remembers when leftovers of dead writers were last removed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from mover.errors import StorageError
+from mover.storage.durable import Publish, parent_of
+from mover.storage.folder import Folder
+from mover.storage.names import check_name, check_prefix, octets
+from mover.storage.problems import folder_gone, store_error
+from mover.storage.protocol import Bytes, ObjectInfo, StoreTraits
+from mover.storage.threads import Abandon, StoreThreads
+
+T = TypeVar("T")
+
+_PAGE = 1000
+"""Files looked at in one hop to a thread: some milliseconds."""
+
+
+class LocalStore:
+    """See ``protocol.Store``. The folder must exist: StoreUnreachable otherwise.
+
+    threads: blocking calls in flight; 8 = two packs going up, four ranged gets, two small ones.
+    """
+
+    def __init__(self, folder: Path, *, threads: int = 8) -> None:
+        self.path = folder.absolute()
+        self._traits = StoreTraits(has_create_only=True, list_lag_s=0.0, description=f"folder {self.path}")
+        try:
+            self._folder = Folder(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise folder_gone(self.path, retryable=False) from None
+        except OSError as error:
+            raise store_error(error, folder=self.path, doing="opening the store") from error
+        self._threads = StoreThreads(threads, "store")
+
+    @property
+    def traits(self) -> StoreTraits:
+        if self._folder.publish is Publish.LOOK_FIRST:
+            return replace(self._traits, has_create_only=False)
+        return self._traits
+
+    def learn(self, traits: StoreTraits) -> None:
+        self._traits = traits
+
+    def path_of(self, name: str) -> Path:
+        """Where the object's file is, for people and for tools of the file system."""
+        return self.path / check_name(name)
+
+    async def create(self, name: str, parts: Sequence[Bytes]) -> None:
+        views = [octets(part) for part in parts]
+        await self._run(f"writing {check_name(name)}", lambda abandon: self._folder.create(name, views, abandon))
+
+    async def replace(self, name: str, parts: Sequence[Bytes]) -> None:
+        views = [octets(part) for part in parts]
+        await self._run(f"writing {check_name(name)}", lambda abandon: self._folder.replace(name, views, abandon))
+
+    async def get(self, name: str) -> bytes:
+        return await self._run(f"reading {check_name(name)}", lambda _: self._folder.read(name))
+
+    async def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> Bytes:
+        return await self._run(
+            f"reading {check_name(name)}", lambda _: self._folder.read(name, offset_bytes, length_bytes)
+        )
+
+    async def info(self, name: str) -> ObjectInfo | None:
+        return await self._run(f"looking at {check_name(name)}", lambda _: self._folder.info(name))
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        start = parent_of(check_prefix(prefix))
+        pending = await self._entries(start + "/" if start else "", prefix)
+        while pending:
+            if pending[-1].endswith("/"):
+                pending.extend(await self._entries(pending.pop(), prefix))
+                continue
+            for info in await self._infos(_take_files(pending)):
+                yield info
+
+    async def delete(self, name: str) -> None:
+        await self._run(f"deleting {check_name(name)}", lambda _: self._folder.delete(name))
+
+    async def free_bytes(self) -> int | None:
+        return await self._run("asking for free space", lambda _: self._folder.free_bytes())
+
+    async def sweep_stale(self, now: float) -> int:
+        """Remove what dead writers left, at most once a day; files removed. now: Unix time.
+
+        Housekeeping: a folder that cannot be written is left as it is.
+        """
+        try:
+            return await self._run("sweeping", lambda _: self._folder.sweep(now))
+        except StorageError:
+            return 0
+
+    async def close(self) -> None:
+        if await self._threads.close():
+            self._folder.close()
+
+    async def _run(self, doing: str, call: Callable[[Abandon], T]) -> T:
+        try:
+            return await self._threads.run(call)
+        except OSError as error:
+            raise store_error(error, folder=self.path, doing=doing) from error
+
+    async def _entries(self, folder: str, prefix: str) -> deque[str]:
+        """Last first, so that the next one is popped from the end."""
+        return deque(reversed(await self._run(f"listing {folder}", lambda _: self._folder.entries(folder, prefix))))
+
+    async def _infos(self, names: Sequence[str]) -> Sequence[ObjectInfo]:
+        found = await self._run("listing", lambda _: [self._folder.info(name) for name in names])
+        return [info for info in found if info is not None]
+
+
+def _take_files(pending: deque[str]) -> list[str]:
+    """Pop the files at the end of the list, up to a page of them."""
+    names: list[str] = []
+    while pending and not pending[-1].endswith("/") and len(names) < _PAGE:
+        names.append(pending.pop())
+    return names
