@@ -14,6 +14,9 @@ import uuid
 from datetime import UTC, datetime
 from typing import Protocol
 
+Dice = random.Random
+"""What ``Clock.random`` gives: for signatures elsewhere, since nobody else imports random."""
+
 
 class Clock(Protocol):
     """Time and chance as the product sees them; seconds throughout."""
