@@ -383,6 +383,12 @@ class JobInterrupted(JobError):
     code = "job.interrupted"
 
 
+class JobCancelled(JobError):
+    """Ended in order because somebody asked for it."""
+
+    code = "job.cancelled"
+
+
 class HookFailed(JobError):
     """A pre- or post-snapshot command failed against its policy."""
 
@@ -399,6 +405,12 @@ class SpaceShort(JobError):
     """The container or the store has not enough room for what is planned."""
 
     code = "job.space"
+
+
+class LabError(JobError):
+    """The lab cannot make, attach or change a simulated disk on this machine."""
+
+    code = "lab"
 
 
 def all_errors() -> list[type[MoverError]]:

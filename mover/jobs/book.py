@@ -1,0 +1,214 @@
+"""The book of jobs: what was ordered, what runs, how it ended. For executor and clients alike.
+
+One file per state folder, kept by dbos. Reading and ordering need no executor; running
+does (``engine``). A job's identity is sixteen hexadecimal digits; each attempt at it is a
+line of its own, ``<job>-<attempt>``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dbos import DBOS, DBOSClient
+
+from mover.clock import Clock
+from mover.errors import JobError, MoverError, UsageError, all_errors
+from mover.jobs.steps import Values
+
+APPLICATION = "mover"
+# Recovery takes only jobs of the same version, so it names the format of jobs, not of the software.
+FORMAT_VERSION = "jobs-1"
+WORKFLOW = "mover.job"
+QUEUE = "jobs"
+DATABASE_NAME = "jobs.sqlite"
+CANCEL_FOLDER = "cancel"
+_POLL_S = 0.1
+Result = TypeVar("Result")
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    """Running, or to be continued by the next executor."""
+    DONE = "done"
+    FAILED = "failed"
+
+
+ACTIVE = (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt at a job, as the book has it. Times are Unix seconds."""
+
+    id: str
+    attempt: int
+    operation: str
+    request: Mapping[str, Any]
+    state: JobState
+    created_at: float
+    changed_at: float
+    result: Values | None = None
+    error: MoverError | None = None
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+
+class JobBook:
+    """Order, list, await and cancel jobs. Blocking calls run on its own thread."""
+
+    def __init__(self, state_dir: Path, *, clock: Clock) -> None:
+        self._state_dir = state_dir
+        self._clock = clock
+        self._path = prepare_database(state_dir)
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        self._client: DBOSClient | None = None
+
+    async def submit(self, operation: str, request: Mapping[str, Any], *, job_id: str | None = None) -> str:
+        """Order a job; durable on return. Gives its id."""
+        job_id = job_id or self._clock.new_uuid().replace("-", "")[:16]
+        await self._call(self._enqueue, job_id, 1, operation, dict(request))
+        return job_id
+
+    async def retry(self, job_id: str) -> str:
+        """Order another attempt at a job that failed. Raises UsageError if it did not."""
+        job = await self.job(job_id)
+        if job.state is not JobState.FAILED:
+            raise UsageError(
+                f"Job {job_id} is {job.state}, so there is nothing to repeat",
+                remedy="See the jobs and their states with: mover job list",
+            )
+        (self._state_dir / CANCEL_FOLDER / job_id).unlink(missing_ok=True)
+        await self._call(self._enqueue, job_id, job.attempt + 1, job.operation, dict(job.request))
+        return job_id
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask a job to end in order; the executor sees it within a second."""
+        await self.job(job_id)
+        folder = self._state_dir / CANCEL_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / job_id).touch()
+
+    async def job(self, job_id: str) -> Job:
+        """The newest attempt at a job. Raises UsageError for an unknown id."""
+        found = await self.jobs(job_id)
+        if not found:
+            raise UsageError(f"There is no job {job_id}", remedy="See the jobs with: mover job list")
+        return found[0]
+
+    async def jobs(self, job_id: str | None = None, *, limit: int = 100) -> list[Job]:
+        """Newest first."""
+        return await self._call(self._list, job_id, limit)
+
+    async def active(self) -> set[str]:
+        """Ids of jobs that are queued, running, or to be continued."""
+        return await self._call(self._active)
+
+    async def wait(self, job_id: str) -> Job:
+        """The job once it has ended (well or not)."""
+        while True:
+            job = await self.job(job_id)
+            if not job.is_active:
+                return job
+            await self._clock.sleep(_POLL_S)
+
+    async def close(self) -> None:
+        """Let go of the file."""
+        if self._client is not None:
+            await self._call(self._client.destroy)
+            self._client = None
+        self._threads.shutdown(wait=False)
+
+    async def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def _book(self) -> DBOSClient:
+        if self._client is None:
+            url = f"sqlite:////{self._path.relative_to('/')}"
+            # A client does not make the tables, and no executor may have run here yet.
+            DBOS.migrate(url)
+            self._client = DBOSClient(system_database_url=url)
+        return self._client
+
+    def _enqueue(self, job_id: str, attempt: int, operation: str, request: Values) -> None:
+        self._book().enqueue(
+            {
+                "workflow_name": WORKFLOW,
+                "queue_name": QUEUE,
+                "workflow_id": f"{job_id}-{attempt}",
+                "app_version": FORMAT_VERSION,
+                "application_name": APPLICATION,
+            },
+            operation,
+            request,
+        )
+
+    def _list(self, job_id: str | None, limit: int) -> list[Job]:
+        rows = self._book().list_workflows(name=WORKFLOW, workflow_id_prefix=job_id, limit=limit, sort_desc=True)
+        return sorted(map(_job, rows), key=lambda job: (job.created_at, job.attempt), reverse=True)
+
+    def _active(self) -> set[str]:
+        states = ["PENDING", "ENQUEUED", "DELAYED"]
+        rows = self._book().list_workflows(name=WORKFLOW, status=states, load_input=False, load_output=False)
+        return {row.workflow_id.rpartition("-")[0] for row in rows}
+
+
+def prepare_database(state_dir: Path) -> Path:
+    """Make the file and set it to write-ahead logging, once: that persists, and doubles its speed."""
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = (state_dir / DATABASE_NAME).resolve()
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+    return path
+
+
+def outcome_of_error(error: MoverError) -> Values:
+    """What the book keeps of a job that failed."""
+    return {"error": error.as_dict()}
+
+
+def revive(values: Mapping[str, Any]) -> MoverError:
+    """The error that ``as_dict`` described."""
+    kind = next((kind for kind in all_errors() if kind.code == values["code"]), JobError)
+    return kind(
+        values["message"], remedy=values["remedy"], retryable=values["retryable"], **dict(values.get("facts") or {})
+    )
+
+
+def _job(row: Any) -> Job:
+    job_id, _, attempt = row.workflow_id.rpartition("-")
+    operation, request = row.input["args"][:2]
+    outcome = row.output if isinstance(row.output, dict) else {}
+    error = revive(outcome["error"]) if "error" in outcome else None
+    state = {"ENQUEUED": JobState.QUEUED, "DELAYED": JobState.QUEUED, "PENDING": JobState.RUNNING}.get(row.status)
+    if state is None:
+        state = JobState.DONE if row.status == "SUCCESS" and error is None else JobState.FAILED
+    if state is JobState.FAILED and error is None:
+        error = JobError(
+            f"Job {job_id} ended as {row.status} without a result", remedy="Run it again; see the log for why."
+        )
+    return Job(
+        id=job_id,
+        attempt=int(attempt),
+        operation=operation,
+        request=request,
+        state=state,
+        created_at=(row.created_at or 0) / 1000,
+        changed_at=(row.updated_at or 0) / 1000,
+        result=outcome.get("result"),
+        error=error,
+    )

@@ -1,0 +1,207 @@
+"""The executor: runs ordered jobs durably, continues those that a crash cut off.
+
+dbos is embedded here, on the loop that starts it, with one fixed version of the format
+of jobs. Whoever runs it holds the executor's lock. Leaving the ``running`` block stops
+jobs without ending them: the next executor continues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dbos import DBOS, DBOSConfig
+
+from mover import logs
+from mover.clock import Clock
+from mover.errors import JobCancelled, JobError, MoverError
+from mover.jobs.book import (
+    APPLICATION,
+    CANCEL_FOLDER,
+    FORMAT_VERSION,
+    QUEUE,
+    WORKFLOW,
+    outcome_of_error,
+    prepare_database,
+)
+from mover.jobs.steps import Call, Cancellation, Operation, Values, side_by_side
+from mover.metrics import JOBS, JOBS_RUNNING
+
+Result = TypeVar("Result")
+_QUEUE_POLL_S = 0.1
+_CANCEL_POLL_S = 0.5
+_LOG = logs.get(__name__)
+
+
+class DurableSteps:
+    """``Steps`` by dbos: results are recorded by job and step number, and given again."""
+
+    def __init__(self, job_id: str, cancellation: Cancellation) -> None:
+        self._job_id = job_id
+        self._cancellation = cancellation
+
+    @property
+    def job_id(self) -> str:
+        return self._job_id
+
+    @property
+    def cancellation(self) -> Cancellation:
+        return self._cancellation
+
+    async def step(self, name: str, function: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
+        return await DBOS.run_step_async({"name": name}, self._guarded(function), *arguments)
+
+    async def together(self, calls: Sequence[Call]) -> list[Any]:
+        # Numbers are drawn here, in order: tasks reach their first line in any order.
+        places = [DBOS.reserve_step() for _ in calls]
+        return await side_by_side(
+            [
+                place.run_async({"name": call.name}, self._guarded(call.function), *call.arguments)
+                for place, call in zip(places, calls, strict=True)
+            ]
+        )
+
+    def _guarded(self, function: Callable[..., Awaitable[Result]]) -> Callable[..., Any]:
+        # Inside the step, so that a job which is run again takes the same path up to it.
+        async def guarded(*arguments: Any) -> Result:
+            self._cancellation.check()
+            return await function(*arguments)
+
+        return guarded
+
+
+class Engine:
+    """The running executor of one state folder."""
+
+    def __init__(self, state_dir: Path, operations: Mapping[str, Operation], clock: Clock) -> None:
+        self._state_dir = state_dir
+        self._operations = dict(operations)
+        self._clock = clock
+        self._running: dict[str, tuple[asyncio.Task[Any], Cancellation]] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        state_dir: Path,
+        operations: Mapping[str, Operation],
+        *,
+        node_name: str,
+        side_by_side: int,
+        clock: Clock,
+    ) -> AsyncIterator[Engine]:
+        """Execute jobs for the length of the block. The caller holds the executor's lock.
+
+        operations: name → function; a function runs with ``Steps`` and gives JSON-able values.
+        """
+        engine = cls(state_dir, operations, clock)
+        threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        await engine._launch(node_name, side_by_side)
+        try:
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(engine._watch_cancels())
+                yield engine
+                watching.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await engine._stop(threads)
+            threads.shutdown(wait=False)
+
+    def is_running(self, job_id: str) -> bool:
+        """True while this process works on the job."""
+        return job_id in self._running
+
+    async def _launch(self, node_name: str, side_by_side: int) -> None:
+        path = prepare_database(self._state_dir)
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "system_database_url": f"sqlite:////{path.relative_to('/')}",
+            "application_version": FORMAT_VERSION,
+            "executor_id": node_name,
+            "log_level": "WARNING",
+            "enable_otlp": False,
+        }
+        DBOS(config=config)
+        DBOS.workflow(name=WORKFLOW)(self._workflow())
+        DBOS.listen_queues([QUEUE])
+        # On this loop: what the operations hold (sessions, connections) lives here.
+        DBOS.launch()
+        await DBOS.register_queue_async(QUEUE, worker_concurrency=side_by_side, polling_interval_sec=_QUEUE_POLL_S)
+
+    def _workflow(self) -> Callable[[str, Values], Awaitable[Values]]:
+        async def job(operation: str, request: Values) -> Values:
+            identity = DBOS.workflow_id
+            task = asyncio.current_task()
+            assert identity is not None
+            assert task is not None
+            job_id = identity.rpartition("-")[0]
+            cancellation = Cancellation()
+            if self._wish(job_id).exists():
+                cancellation.wish()
+            self._running[job_id] = (task, cancellation)
+            try:
+                return await self._run(operation, request, DurableSteps(job_id, cancellation))
+            finally:
+                self._running.pop(job_id, None)
+
+        return job
+
+    async def _run(self, operation: str, request: Values, steps: DurableSteps) -> Values:
+        JOBS_RUNNING.labels(operation).inc()
+        outcome = "interrupted"
+        try:
+            with logs.bind(job=steps.job_id):
+                values = await self._outcome(operation, request, steps)
+            outcome = "failed" if "error" in values else "done"
+            self._wish(steps.job_id).unlink(missing_ok=True)
+            return values
+        finally:
+            JOBS_RUNNING.labels(operation).dec()
+            JOBS.labels(operation, outcome).inc()
+
+    async def _outcome(self, operation: str, request: Values, steps: DurableSteps) -> Values:
+        function = self._operations.get(operation)
+        try:
+            if function is None:
+                raise JobError(
+                    f"This version has no operation {operation!r}",
+                    remedy="Cancel the job, or run the version that knows it.",
+                )
+            return {"result": await function(request, steps)}
+        except JobCancelled as error:
+            return outcome_of_error(error)
+        except MoverError as error:
+            _LOG.error("job failed", code=error.code, error=error.message, remedy=error.remedy)
+            return outcome_of_error(error)
+        except Exception as error:
+            _LOG.exception("job failed by a fault of the program")
+            fault = JobError(
+                f"A fault of the program ended the job: {type(error).__name__}: {error}",
+                remedy="Report it with the log; run the job again meanwhile.",
+            )
+            return outcome_of_error(fault)
+
+    def _wish(self, job_id: str) -> Path:
+        return self._state_dir / CANCEL_FOLDER / job_id
+
+    async def _watch_cancels(self) -> None:
+        while True:
+            for job_id, (_, cancellation) in list(self._running.items()):
+                if self._wish(job_id).exists():
+                    cancellation.wish()
+            await self._clock.sleep(_CANCEL_POLL_S)
+
+    async def _stop(self, threads: ThreadPoolExecutor) -> None:
+        # Cancelled tasks record nothing, so the jobs stay to be continued. dbos warns of each: known.
+        logging.getLogger("dbos").setLevel(logging.ERROR)
+        tasks = [task for task, _ in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(threads, lambda: DBOS.destroy(destroy_registry=True))

@@ -1,0 +1,67 @@
+"""One executor per state folder: whoever holds the lock of ``executor.lock``.
+
+The lock is the kernel's and ends with its holder, so a lock that is free proves that the
+former executor is dead. Everybody else is a client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mover.errors import ConfigError, StateFolderBusy
+
+LOCK_NAME = "executor.lock"
+
+
+@contextlib.contextmanager
+def executor_lock(state_dir: Path) -> Iterator[None]:
+    """Be the executor for the length of the block. Raises StateFolderBusy, ConfigError (folder unusable)."""
+    path = state_dir / LOCK_NAME
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"The state folder {state_dir} cannot be used: {error.strerror}",
+            remedy="Set state_dir (or MOVER_STATE_DIR) to a folder that this user may write.",
+        ) from error
+    try:
+        _take(descriptor, state_dir)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def executor_pid(state_dir: Path) -> int | None:
+    """The process id of the executor now running on this folder, None when there is none."""
+    try:
+        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 32, 0).decode().strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _take(descriptor: int, state_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+        raise StateFolderBusy(
+            f"Process {pid} already runs jobs for the state folder {state_dir}",
+            remedy="Let it finish, send it the job instead, or use another --state-dir.",
+            retryable=True,
+            pid=pid,
+        ) from None

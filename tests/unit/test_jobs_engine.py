@@ -1,0 +1,190 @@
+"""The executor: jobs are durable, errors come back as themselves, a stop loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mover.clock import SystemClock
+from mover.errors import JobCancelled, JobError, NoSuchVm, StateFolderBusy, UsageError
+from mover.jobs.book import JobBook, JobState
+from mover.jobs.engine import Engine
+from mover.jobs.lock import executor_lock, executor_pid
+from mover.jobs.steps import Call, Cancellation, side_by_side
+
+CLOCK = SystemClock()
+
+
+async def double(value):
+    return value * 2
+
+
+async def add_up(request, steps):
+    first = await steps.step("first", double, request["value"])
+    rest = await steps.together([Call(f"part-{i}", double, (i,)) for i in range(4)])
+    return {"sum": first + sum(rest)}
+
+
+async def refuse(request, steps):
+    raise NoSuchVm("no VM x", remedy="see", near=["y"])
+
+
+async def break_down(request, steps):
+    raise RuntimeError("fault")
+
+
+def running(folder, **operations):
+    return Engine.running(folder, operations, node_name="n1", side_by_side=2, clock=CLOCK)
+
+
+@pytest.fixture
+async def book(tmp_path):
+    opened = JobBook(tmp_path, clock=CLOCK)
+    yield opened
+    await opened.close()
+
+
+async def test_jobs_end_as_their_operations_do(tmp_path, book):
+    async with running(tmp_path, add=add_up, refuse=refuse, fault=break_down):
+        good = await book.submit("add", {"value": 5})
+        bad = await book.submit("refuse", {})
+        broken = await book.submit("fault", {})
+        unknown = await book.submit("nothing", {})
+        done, failed = await book.wait(good), await book.wait(bad)
+        assert (done.state, done.result) == (JobState.DONE, {"sum": 22})
+        assert failed.state is JobState.FAILED
+        assert isinstance(failed.error, NoSuchVm)
+        assert (failed.error.message, failed.error.facts) == ("no VM x", {"near": ["y"]})
+        assert "RuntimeError: fault" in str((await book.wait(broken)).error)
+        assert "no operation" in str((await book.wait(unknown)).error)
+        assert await book.active() == set()
+        await book.retry(bad)
+        assert (await book.wait(bad)).attempt == 2
+        with pytest.raises(UsageError):
+            await book.retry(good)
+
+
+async def test_a_stopped_executor_leaves_its_job_to_the_next(tmp_path, book):
+    entered, calls = asyncio.Event(), []
+
+    async def once():
+        calls.append("once")
+        return 1
+
+    async def hold():
+        entered.set()
+        await asyncio.Event().wait()
+
+    async def go_on():
+        return 2
+
+    async def job(request, steps):
+        return {"values": [await steps.step("once", once), await steps.step("second", second)]}
+
+    second = hold
+    async with running(tmp_path, job=job):
+        job_id = await book.submit("job", {})
+        await entered.wait()
+    assert await book.active() == {job_id}
+    second = go_on
+    async with running(tmp_path, job=job):
+        assert (await book.wait(job_id)).result == {"values": [1, 2]}
+    assert calls == ["once"]
+
+
+async def test_a_cancelled_job_ends_in_order(tmp_path, book):
+    entered, cleaned = asyncio.Event(), []
+
+    async def job(request, steps):
+        async def long():
+            entered.set()
+            await steps.cancellation.unless(asyncio.Event().wait())
+
+        try:
+            await steps.step("long", long)
+        except Exception:
+            cleaned.append("clean")
+            raise
+        return {}
+
+    async with running(tmp_path, job=job):
+        job_id = await book.submit("job", {})
+        await entered.wait()
+        await book.cancel(job_id)
+        ended = await book.wait(job_id)
+    assert isinstance(ended.error, JobCancelled)
+    assert cleaned == ["clean"]
+    assert list((tmp_path / "cancel").iterdir()) == []
+
+
+async def test_the_error_of_the_block_is_raised_as_itself(tmp_path):
+    with pytest.raises(NoSuchVm):
+        async with running(tmp_path):
+            raise NoSuchVm("x", remedy="y")
+
+
+async def test_an_unknown_job_is_refused(book):
+    with pytest.raises(UsageError, match="no job feed"):
+        await book.cancel("feed")
+
+
+def test_one_executor_per_folder(tmp_path):
+    with executor_lock(tmp_path):
+        assert executor_pid(tmp_path) == os.getpid()
+        with pytest.raises(StateFolderBusy, match=str(os.getpid())), executor_lock(tmp_path):
+            pass
+    assert executor_pid(tmp_path) is None
+
+
+def test_a_killed_executor_frees_its_folder(tmp_path):
+    program = (
+        "import sys, pathlib, mover.jobs.lock as lock\n"
+        "with lock.executor_lock(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        assert executor_pid(tmp_path) == process.pid
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with executor_lock(tmp_path):
+        assert executor_pid(tmp_path) == os.getpid()
+
+
+async def test_the_first_error_of_several_is_raised_and_ends_the_rest():
+    ended = []
+
+    async def wait():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("wait")
+
+    async def fail():
+        raise JobError("first", remedy="r")
+
+    with pytest.raises(JobError, match="first"):
+        await side_by_side([wait(), fail(), wait()])
+    assert ended == ["wait", "wait"]
+
+
+async def test_a_wish_to_cancel_breaks_off_a_long_wait():
+    cancellation = Cancellation()
+    assert await cancellation.unless(double(2)) == 4
+    with pytest.raises(JobError, match="inner"):
+        await cancellation.unless(_raise(JobError("inner", remedy="r")))
+    cancellation.wish()
+    with pytest.raises(JobCancelled):
+        await cancellation.unless(asyncio.Event().wait())
+    with pytest.raises(JobCancelled):
+        cancellation.check()
+
+
+async def _raise(error):
+    raise error
