@@ -1,0 +1,252 @@
+"""The disks of the lab: sparse raw files that are created, cloned, frozen and compared.
+
+As root on a reflink file system of their own (XFS in one sparse file, mounted below the
+lab's folder), where a clone is a clone; elsewhere in a plain folder, by reflink if it
+can and else by sparse copies. Frozen files never change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from mover.errors import LabError
+from mover.lab import extents, loops
+from mover.lab.extents import Row
+from mover.units import GIB
+
+IMAGE_BYTES = 64 * GIB
+"""Sparse: what the bank could ever hold. Space is given back by discard."""
+
+_MKFS = ("mkfs.xfs", "-q", "-f", "-m", "reflink=1", "-s", "size=512")
+
+
+class DiskBank:
+    """All files of one lab. Not for two processes at a time: the second gets a LabError.
+
+    ``how`` says in words what the disks are made of, ``has_reflink`` whether clones share
+    extents (their loop devices then have 4096-byte sectors).
+    """
+
+    def __init__(self, folder: Path, *, use_loop: bool | None = None, image_bytes: int = IMAGE_BYTES) -> None:
+        self.folder = folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.root = self.folder / "bank"
+        self.root.mkdir(mode=0o700, exist_ok=True)
+        self._lock: int | None = _locked(self.folder)
+        self._answers: dict[tuple[Path, Path | None], list[Row]] = {}
+        self._is_mounted = False
+        try:
+            self.how = self._prepare(use_loop, image_bytes)
+            for name in ("live", "frozen"):
+                (self.root / name).mkdir(exist_ok=True)
+            self.has_reflink = self._try_reflink()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, use_loop: bool | None, image_bytes: int) -> str:
+        if use_loop is False or ((self.root / "live").exists() and not self._image.exists()):
+            return "plain files"
+        reason = loops.usable() or (None if shutil.which("mkfs.xfs") else "mkfs.xfs is missing")
+        if reason is None:
+            try:
+                self._mount(image_bytes)
+            except LabError as failure:
+                reason = failure.message
+            else:
+                return "reflinks on an own XFS"
+        if use_loop or self._image.exists():
+            raise LabError(
+                f"the lab's disks in {self.folder} need a loop device: {reason}",
+                remedy="Run as root with mkfs.xfs installed, or use a new folder for a lab of plain files.",
+            )
+        return f"plain files ({reason})"
+
+    @property
+    def _image(self) -> Path:
+        return self.folder / "bank.xfs"
+
+    def _mount(self, image_bytes: int) -> None:
+        """Take over the mount of a killed lab, or mount (and make) the image."""
+        if self.root in loops.mounts_below(self.folder):
+            self._is_mounted = True
+            return
+        for number in loops.below(self.folder):
+            if loops.backing_of(number) == str(self._image):
+                loops.release(number)
+        if not self._image.exists():
+            _make_image(self._image, image_bytes)
+        node = self.folder / "bank.node"
+        loop = loops.attach(self._image, node, sector_bytes=512, strict=False)
+        try:
+            loops.mount(node, self.root, "xfs", options="discard")
+            self._is_mounted = True
+            loops.set_autoclear(loop)
+        except BaseException:
+            loops.release(loop.number)
+            raise
+        finally:
+            node.unlink(missing_ok=True)
+
+    def _try_reflink(self) -> bool:
+        first, second = self.root / "probe-a", self.root / "probe-b"
+        try:
+            first.write_bytes(b"reflink?" * 512)
+            return extents.reflink(first, second)
+        finally:
+            first.unlink(missing_ok=True)
+            second.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Unmount and free all loop devices of the bank; the files stay. Idempotent. Close Hotplug first."""
+        if self._is_mounted:
+            self._is_mounted = False
+            # Devices that nobody unplugged would keep the file system alive out of sight.
+            for number in loops.below(self.root):
+                loops.release(number)
+            own = loops.below(self.folder)
+            loops.unmount(self.root)
+            for number in own:
+                loops.remove(number)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- live disks -------------------------------------------------------------------
+
+    def path(self, vmdisk_uuid: str) -> Path:
+        """The live file of a vmdisk, existing or not."""
+        return self.root / "live" / f"{vmdisk_uuid}.raw"
+
+    def create(self, vmdisk_uuid: str, size_bytes: int) -> Path:
+        """A new disk, all zero, that occupies nothing."""
+        path = self.path(vmdisk_uuid)
+        with open(path, "xb") as file:
+            file.truncate(size_bytes)
+        return path
+
+    def clone(self, source: Path, vmdisk_uuid: str) -> Path:
+        """A new live disk with the bytes of a live or frozen one; independent from now on."""
+        return self._copied(source, self.path(vmdisk_uuid))
+
+    def grow(self, vmdisk_uuid: str, size_bytes: int) -> None:
+        """Make a live disk larger; the new end is zero. Tell Hotplug if it is plugged."""
+        path = self.path(vmdisk_uuid)
+        if size_bytes < path.stat().st_size:
+            raise ValueError(f"{path.name} cannot shrink to {size_bytes} bytes")
+        os.truncate(path, size_bytes)
+
+    def unshare(self, path: Path) -> None:
+        """Replace a file by one without shared extents (for 512-byte sectors); not while plugged."""
+        fresh = path.with_suffix(".unshared")
+        fresh.unlink(missing_ok=True)
+        extents.copy_sparse(path, fresh)
+        fresh.replace(path)
+
+    def drop(self, path: Path) -> None:
+        """Forget a live or frozen file. Idempotent."""
+        path.unlink(missing_ok=True)
+        for pair in [pair for pair in self._answers if path in pair]:
+            del self._answers[pair]
+        if path.parent.parent == self.root / "frozen" and path.parent.exists() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+    # --- frozen disks -----------------------------------------------------------------
+
+    def frozen_path(self, vmdisk_uuid: str, snapshot_id: str) -> Path:
+        """Where ``freeze`` puts a vmdisk."""
+        return self.root / "frozen" / snapshot_id / f"{vmdisk_uuid}.raw"
+
+    def freeze(self, vmdisk_uuid: str, snapshot_id: str) -> Path:
+        """The bytes of a live disk as they are now, for ever; a second time the first result."""
+        path = self.frozen_path(vmdisk_uuid, snapshot_id)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_suffix(".freezing")
+            fresh.unlink(missing_ok=True)
+            self._copied(self.path(vmdisk_uuid), fresh)
+            fresh.chmod(0o400)
+            fresh.replace(path)
+        return path
+
+    def allocation(self, path: Path) -> list[Row]:
+        """The whole file as rows (offset, length, is_zero): allocated and sparse."""
+        return self._answer(path, None)
+
+    def difference(self, path: Path, base: Path) -> list[Row]:
+        """Rows of what ``path`` has otherwise than ``base``, by bytes, in grains of 4 KiB."""
+        return self._answer(path, base)
+
+    def _answer(self, path: Path, base: Path | None) -> list[Row]:
+        """Computed once for frozen files, since a client pages through it."""
+        frozen = self.root / "frozen"
+        known = self._answers.get((path, base))
+        if known is None:
+            known = extents.allocation(path) if base is None else extents.difference(path, base)
+            if all(one.is_relative_to(frozen) for one in (path, base) if one is not None):
+                while len(self._answers) >= 8:
+                    del self._answers[next(iter(self._answers))]
+                self._answers[path, base] = known
+        return known
+
+    def _copied(self, source: Path, target: Path) -> Path:
+        if not extents.reflink(source, target):
+            extents.copy_sparse(source, target)
+        target.chmod(0o600)
+        return target
+
+
+def _locked(folder: Path) -> int:
+    """Hold the folder for this process."""
+    descriptor = os.open(folder / "bank.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LabError(
+            f"another lab runs in {folder}", remedy="Stop it, or give this one a folder of its own."
+        ) from None
+    return descriptor
+
+
+def _make_image(image: Path, size_bytes: int) -> None:
+    fresh = image.with_suffix(".new")
+    with open(fresh, "wb") as file:
+        file.truncate(size_bytes)
+    done = subprocess.run([*_MKFS, str(fresh)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        fresh.unlink()
+        raise LabError(f"mkfs.xfs failed: {done.stderr.strip()}", remedy="Install xfsprogs 5.10 or later.")
+    fresh.replace(image)
+
+
+def clean(folder: Path) -> list[str]:
+    """Free what a killed lab left in the kernel: devices first, then mounts, then the bank's own.
+
+    Files stay. Returns what was done, in words; refuses with LabError while a lab runs there.
+    """
+    if not folder.exists():
+        return []
+    folder = folder.resolve()
+    lock = _locked(folder)
+    try:
+        done = []
+        if loops.usable() is None:
+            own = [number for number in loops.below(folder) if loops.backing_of(number) == str(folder / "bank.xfs")]
+            plugged = [number for number in loops.below(folder) if number not in own]
+            done += [f"freed /dev/loop{number}" for number in plugged if loops.release(number)]
+            for place in loops.mounts_below(folder):
+                loops.unmount(place)
+                done.append(f"unmounted {place}")
+            # The mount took its loop along, unless the kill came before it was told to.
+            for number in own:
+                is_bound = loops.backing_of(number) == str(folder / "bank.xfs")
+                if loops.release(number) if is_bound else loops.remove(number):
+                    done.append(f"freed /dev/loop{number}")
+        return done
+    finally:
+        os.close(lock)
