@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WORKERS ?= 2
 
-.PHONY: demo test test-long check lock tools bench clean
+.PHONY: demo test test-long check lock reference tools bench clean
 
 demo: $(VENV)/.ready tools
 	@$(BIN)/mover demo
@@ -26,6 +26,10 @@ check: $(VENV)/.test-ready
 
 bench: $(VENV)/.ready tools
 	@$(BIN)/python bench/end_to_end.py
+
+# The tables of settings, errors, metrics and routes, from the code.
+reference: $(VENV)/.ready
+	@$(BIN)/python deploy/reference.py
 
 tools:
 	@deploy/tools.sh

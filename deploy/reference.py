@@ -1,0 +1,100 @@
+"""Writes deploy/REFERENCE.md from the code: settings, error codes, metrics, routes.
+
+usage: python deploy/reference.py [--check]    (make reference; a test runs the check)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mover import metrics
+from mover.api.server import ROUTES
+from mover.config import Section, Settings, default_state_dir
+from mover.errors import all_errors
+from mover.units import format_duration, format_size
+
+TARGET = Path(__file__).with_name("REFERENCE.md")
+HEAD = """# Reference
+
+Written from the code by `make reference`; a test fails when the two differ.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="say whether the file is up to date")
+    wanted = parser.parse_args()
+    text = "\n".join(pages())
+    if wanted.check:
+        return 0 if TARGET.read_text("utf-8") == text else 1
+    TARGET.write_text(text, "utf-8")
+    return 0
+
+
+def pages() -> Iterator[str]:
+    """The document, paragraph by paragraph."""
+    yield HEAD
+    yield "## Settings\n"
+    yield (
+        "In `mover.yaml` nested by the dots; in the environment `MOVER_` with `__` for each dot\n"
+        "(`MOVER_PRISM__URL`); on the command line `--set NAME=VALUE`. Flags win over environment,\n"
+        "environment over secret files (`/run/secrets/mover_prism__password`), those over the file.\n"
+    )
+    yield table(("setting", "default", "what, and why this default"), settings(Settings))
+    yield "## Error codes\n"
+    yield "Each error says what happened and what to do; with `--json` the code stands in `error.code`.\n"
+    yield table(("code", "exit", "meaning"), errors())
+    yield "Exit code 70 is a defect of mover itself, 130 an interruption by Ctrl-C.\n"
+    yield "## Metrics\n"
+    yield table(("metric", "type", "labels", "meaning"), instruments())
+    yield "## Routes of `mover serve`\n"
+    yield table(("route", "answer"), ((f"`{path}`", text) for path, text in ROUTES.items()))
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def settings(section: type[Section], prefix: str = "") -> Iterator[tuple[str, ...]]:
+    defaults = section()
+    for key, field in section.model_fields.items():
+        value = getattr(defaults, key)
+        if isinstance(value, Section):
+            yield from settings(type(value), f"{prefix}{key}.")
+        else:
+            shown = format_duration(value) if isinstance(value, float) else _default(key, value)
+            yield f"`{prefix}{key}`", shown and f"`{shown}`", " ".join((field.description or "").split())
+
+
+def _default(key: str, value: Any) -> str:
+    if value == default_state_dir():
+        return "/var/lib/mover (root)"
+    if hasattr(value, "get_secret_value") or value in (None, "", [], {}):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value >= 1024 and key not in ("port",):
+        return format_size(value)
+    return str(value)
+
+
+def errors() -> Iterator[tuple[str, ...]]:
+    for kind in sorted(all_errors(), key=lambda kind: (kind.exit_code, kind.code)):
+        yield f"`{kind.code}`", str(kind.exit_code), " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def instruments() -> Iterator[tuple[str, ...]]:
+    for found in vars(metrics).values():
+        if hasattr(found, "_labelnames"):
+            name = found._name + ("_total" if found._type == "counter" else "")
+            yield f"`{name}`", found._type, ", ".join(found._labelnames), found._documentation
+
+
+if __name__ == "__main__":
+    sys.exit(main())
