@@ -61,7 +61,7 @@ def disks(root: Path) -> tuple[BlockDevice, ...]:
     except FileNotFoundError:
         return ()
     links = _links(root)
-    found = (_disk(root, name, links.get(name, ())) for name in names)
+    found = (_disk(root, name, links.get(name, ())) for name in names if not name.startswith("."))
     return tuple(disk for disk in found if disk is not None)
 
 
