@@ -1,0 +1,124 @@
+"""Which parts of which packs a window of blocks needs: few ranged gets, each pack once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mover.model.point import ID_BYTES
+from mover.pipeline.ports import BlockPlaces
+from mover.units import KIB
+
+GAP_BYTES = 256 * KIB
+"""Unwanted bytes between two records that are read along: cheaper than another request."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored record and the blocks of this window that hold its content."""
+
+    offset_bytes: int
+    length_bytes: int
+    id: bytes
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One ranged get: neighbouring records of a pack, in order of offset."""
+
+    pack_no: int
+    offset_bytes: int
+    length_bytes: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What neighbouring blocks consist of."""
+
+    segments: list[Segment]
+    zero_spans: list[tuple[int, int]]
+    """(first block, count)"""
+    missing: list[int]
+    """Blocks whose id is in no pack that the index knows, or known to be lost."""
+
+
+def zero_spans(is_zero: NDArray[np.bool_], first_block: int) -> list[tuple[int, int]]:
+    """Runs of true as (first block, count)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_zero, [False]]).astype(np.int8)))
+    return [(first_block + int(a), int(b - a)) for a, b in edges.reshape(-1, 2)]
+
+
+def wanted_ids(ids: bytes) -> tuple[NDArray[np.bool_], bytes]:
+    """Which of the ids are zero, and the others, in order."""
+    rows = np.frombuffer(ids, np.uint64).reshape(-1, ID_BYTES // 8)
+    is_zero: NDArray[np.bool_] = np.logical_not(np.any(rows, axis=1))
+    return is_zero, rows[~is_zero].tobytes()
+
+
+def arrange(
+    ids: bytes, is_zero: NDArray[np.bool_], places: BlockPlaces, *, first_block: int, most_bytes: int
+) -> Window:
+    """Turn places (of the ids that are not zero) into segments of at most ``most_bytes``.
+
+    Packs come in the order in which the disk first needs them; a single record may exceed
+    ``most_bytes``.
+    """
+    blocks = np.flatnonzero(~is_zero)
+    packs = np.asarray(places.packs, np.int64)
+    is_here = packs >= 0
+    missing = [first_block + int(block) for block in blocks[~is_here]]
+    blocks, packs = blocks[is_here], packs[is_here]
+    offsets, lengths = np.asarray(places.offsets, np.int64)[is_here], np.asarray(places.lengths, np.int64)[is_here]
+    _, first_need, which = np.unique(packs, return_index=True, return_inverse=True)
+    order = np.lexsort((blocks, offsets, first_need[which] if len(packs) else which))
+    records = _records(ids, blocks[order], packs[order], offsets[order], lengths[order], first_block)
+    return Window(list(_segments(records, most_bytes)), zero_spans(is_zero, first_block), missing)
+
+
+def _records(
+    ids: bytes, blocks: Ints, packs: Ints, offsets: Ints, lengths: Ints, first_block: int
+) -> Iterator[tuple[int, Record]]:
+    """Rows of one place become one record."""
+    if len(blocks) == 0:
+        return
+    is_new = np.ones(len(blocks), bool)
+    is_new[1:] = (packs[1:] != packs[:-1]) | (offsets[1:] != offsets[:-1])
+    starts = np.flatnonzero(is_new)
+    for start, end in zip(starts, np.append(starts[1:], len(blocks)), strict=True):
+        block = int(blocks[start])
+        yield (
+            int(packs[start]),
+            Record(
+                int(offsets[start]),
+                int(lengths[start]),
+                ids[block * ID_BYTES : (block + 1) * ID_BYTES],
+                tuple(first_block + int(b) for b in blocks[start:end]),
+            ),
+        )
+
+
+def _segments(records: Iterator[tuple[int, Record]], most_bytes: int) -> Iterator[Segment]:
+    pack, run = -1, list[Record]()
+    for pack_no, record in records:
+        if run:
+            end = run[-1].offset_bytes + run[-1].length_bytes
+            total = record.offset_bytes + record.length_bytes - run[0].offset_bytes
+            if pack_no != pack or record.offset_bytes - end > GAP_BYTES or total > most_bytes:
+                yield _segment(pack, run)
+                run = []
+        pack = pack_no
+        run.append(record)
+    if run:
+        yield _segment(pack, run)
+
+
+def _segment(pack_no: int, run: list[Record]) -> Segment:
+    start = run[0].offset_bytes
+    return Segment(pack_no, start, run[-1].offset_bytes + run[-1].length_bytes - start, tuple(run))

@@ -1,0 +1,237 @@
+"""One way over a disk: read ahead, compute, map; and check what the regions say.
+
+Reader threads fill buffers, compute threads empty them. The event loop hands out windows
+of a few thousand blocks and awaits the end; it never sees a block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+
+import numpy as np
+
+from mover.clock import stopwatch
+from mover.device.buffers import Buffer
+from mover.device.protocol import ReadableDevice
+from mover.model.point import ID_BYTES, ZERO_ID
+from mover.pipeline.flow import Channel, Closed, Meter
+from mover.pipeline.plan import Piece, Purpose, ReadPlan, cut
+from mover.pipeline.ports import BlockWriter, MapBuilder, MapReader
+from mover.pipeline.workers import DiskBuffers, Lane, Scratch, Workers
+from mover.units import align_up
+
+_WINDOW_BLOCKS = 4096
+"""Blocks handed out at a time, with the base's ids of those to be checked: at most 128 KiB."""
+_WINDOWS_AHEAD = 2
+_MAP_READS = 8
+"""Reads of the base map in flight for the audit."""
+
+
+class Contradiction(Exception):
+    """A block is not what the regions say. Never leaves ``copy_disk``."""
+
+    def __init__(self, purpose: Purpose, offset_bytes: int) -> None:
+        super().__init__(f"the block at byte {offset_bytes} was reported as {purpose.audit_class}, and is not")
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A part of the plan: what to read, the base's ids of what to compare, what is zero."""
+
+    spans: list[Piece]
+    expected: list[bytes]
+    """Ids by span; empty unless the span is to be compared with the base."""
+    zero_from: int
+    zero_to: int
+    """Rows of the plan's zero spans that begin within this window."""
+
+
+class Reading:
+    """One way over a disk with one plan and one map."""
+
+    def __init__(
+        self,
+        plan: ReadPlan,
+        base: MapReader | None,
+        builder: MapBuilder,
+        *,
+        workers: Workers,
+        session: BlockWriter,
+        device: ReadableDevice,
+        meter: Meter,
+    ) -> None:
+        self._plan = plan
+        self._base = base
+        self._builder = builder
+        self._workers = workers
+        self._session = session
+        self._device = device
+        self._meter = meter
+        self._block_bytes = plan.block_bytes
+        self._read_bytes = align_up(max(workers.settings.read_size, plan.block_bytes), plan.block_bytes)
+        self._windows: Channel[_Window] = Channel(_WINDOWS_AHEAD)
+        self._room = asyncio.Semaphore(_WINDOWS_AHEAD)
+        self._pieces: Iterator[tuple[Piece, bytes]] = iter(())
+        self._taking = Lock()
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Read, check and store all that the plan says. Raises the first error of any thread."""
+        self._meter.plan(self._plan.read_bytes)
+        lane = Lane()
+        lane.when_stopped(self._stop_feeding)
+        with self._workers.disk_buffers(lane, self._read_bytes) as buffers:
+            async with asyncio.TaskGroup() as group:
+                feeding = group.create_task(self._feed(lane))
+                lane.spawn(self._workers.settings.readers, partial(self._read, lane, buffers), "read")
+                await lane.drain()
+                feeding.cancel()
+        if lane.error is not None:
+            raise lane.error
+
+    def _stop_feeding(self) -> None:
+        self._windows.close(discard=True)
+
+    # --- on the event loop
+
+    async def _feed(self, lane: Lane) -> None:
+        try:
+            async for window in self._windows_with_ids():
+                await self._room.acquire()
+                self._windows.put(window)
+        except Closed:
+            pass  # the lane has stopped and knows why
+        except Exception as error:
+            lane.fail(error)
+        finally:
+            self._windows.close()
+
+    async def _windows_with_ids(self) -> AsyncIterator[_Window]:
+        zero_from = 0
+        for spans in self._plan.windows(_WINDOW_BLOCKS):
+            end = spans[-1].first + spans[-1].blocks
+            zero_to = int(np.searchsorted(self._plan.zero_firsts, end))
+            yield _Window(spans, await self._expected(spans), zero_from, zero_to)
+            zero_from = zero_to
+        yield _Window([], [], zero_from, len(self._plan.zero_firsts))
+
+    async def _expected(self, spans: list[Piece]) -> list[bytes]:
+        base, expected = self._base, [b""] * len(spans)
+        wanted = [i for i, span in enumerate(spans) if span.purpose is Purpose.CHECK_UNCHANGED]
+        if not wanted or base is None:
+            return expected
+        gate = asyncio.Semaphore(_MAP_READS)
+
+        async def look_up(index: int) -> None:
+            async with gate:
+                expected[index] = await base.ids(spans[index].first, spans[index].blocks)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in wanted:
+                    group.create_task(look_up(index))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return expected
+
+    # --- on reader threads
+
+    def _read(self, lane: Lane, buffers: DiskBuffers) -> None:
+        while (taken := self._take(lane)) is not None:
+            buffer = buffers.lease()
+            if buffer is None:
+                return
+            try:
+                self._read_piece(lane, buffers, buffer, *taken)
+            except BaseException:
+                buffers.give_back(buffer)
+                raise
+
+    def _take(self, lane: Lane) -> tuple[Piece, bytes] | None:
+        """The next read in order of offset; None when there is none or the lane has stopped."""
+        with self._taking:
+            while not lane.is_stopped:
+                taken = next(self._pieces, None)
+                if taken is not None:
+                    return taken
+                try:
+                    window = self._windows.get()
+                except Closed:
+                    return None
+                self._loop.call_soon_threadsafe(self._room.release)
+                self._workers.submit_compute(lane, partial(self._put_zeroes, window))
+                self._pieces = self._cut(window)
+            return None
+
+    def _cut(self, window: _Window) -> Iterator[tuple[Piece, bytes]]:
+        most = self._read_bytes // self._block_bytes
+        for span, ids in zip(window.spans, window.expected, strict=True):
+            for piece in cut([span], most):
+                start = (piece.first - span.first) * ID_BYTES
+                yield piece, ids[start : start + piece.blocks * ID_BYTES]
+
+    def _read_piece(self, lane: Lane, buffers: DiskBuffers, buffer: Buffer, piece: Piece, expected: bytes) -> None:
+        view = buffer.view[: self._plan.piece_bytes(piece)]
+        started = stopwatch()
+        self._device.read_into(view, piece.first * self._block_bytes)
+        self._meter.add("read", size_bytes=len(view), seconds=stopwatch() - started)
+        work = partial(self._process, lane, buffers, buffer, view, piece, expected)
+        self._workers.submit_compute(lane, work)
+
+    # --- on compute threads
+
+    def _put_zeroes(self, window: _Window, _: Scratch) -> None:
+        firsts, counts = self._plan.zero_firsts, self._plan.zero_counts
+        for row in range(window.zero_from, window.zero_to):
+            self._builder.put_zero(int(firsts[row]), int(counts[row]))
+
+    def _process(
+        self,
+        lane: Lane,
+        buffers: DiskBuffers,
+        buffer: Buffer,
+        view: memoryview,
+        piece: Piece,
+        expected: bytes,
+        _: Scratch,
+    ) -> None:
+        try:
+            if lane.is_stopped:
+                return
+            started = stopwatch()
+            if piece.purpose is Purpose.COPY:
+                self._store(piece, view)
+            else:
+                self._compare(piece, view, expected)
+            self._meter.add("compute", size_bytes=len(view), seconds=stopwatch() - started)
+            self._meter.advance(len(view))
+        finally:
+            buffers.give_back(buffer)
+
+    def _store(self, piece: Piece, view: memoryview) -> None:
+        ids = []
+        for block in self._blocks(view):
+            stored = self._session.store_block(block)
+            ids.append(stored.id)
+            self._meter.add(stored.kind, size_bytes=len(block))
+            if stored.stored_bytes:
+                self._meter.add("stored", size_bytes=stored.stored_bytes)
+        self._builder.put(piece.first, b"".join(ids))
+
+    def _compare(self, piece: Piece, view: memoryview, expected: bytes) -> None:
+        expected = expected or ZERO_ID * piece.blocks
+        for index, block in enumerate(self._blocks(view)):
+            if self._session.block_id(block) != expected[index * ID_BYTES : (index + 1) * ID_BYTES]:
+                raise Contradiction(piece.purpose, (piece.first + index) * self._block_bytes)
+            self._meter.add(piece.purpose.audit_class, size_bytes=len(block))
+
+    def _blocks(self, view: memoryview) -> Iterator[memoryview]:
+        if len(view) <= self._block_bytes:
+            yield view
+            return
+        for start in range(0, len(view), self._block_bytes):
+            yield view[start : start + self._block_bytes]

@@ -1,0 +1,300 @@
+"""The threads that touch blocks: a process's compute and restore threads, a disk's readers.
+
+One ``Workers`` serves all disks of a process. Blocks travel through plain threads and
+channels; the event loop only starts a ``Lane`` (the work of one disk) and awaits its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from mover.config import DataSettings
+from mover.device.buffers import Buffer, BufferPool
+from mover.metrics import BUDGET_BYTES, QUEUE_FILL, STAGE_SECONDS
+from mover.pipeline.flow import Budget, Channel, Closed
+
+T = TypeVar("T")
+
+_SPARE_BUFFERS = 6
+"""Buffers of a disk beyond one per reader and compute thread: fewer leave a thread waiting, more gain nothing."""
+
+_NEVER_FULL = 1 << 16
+"""Capacity of the task channels. The bound is elsewhere: each task holds bytes of the Budget."""
+
+
+class Scratch:
+    """A page-aligned buffer that one thread owns; grows to the largest block it meets."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(b"")
+
+    def take(self, size_bytes: int) -> memoryview:
+        """At least nothing, exactly ``size_bytes`` long; content unspecified, valid until the next take."""
+        if len(self._view) < size_bytes:
+            self._view = memoryview(mmap.mmap(-1, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE))
+        return self._view[:size_bytes]
+
+
+class Lane:
+    """The work of one disk on many threads: the first error wins, and its end can be awaited.
+
+    Whoever works for it enters before and leaves after. When all have left it is drained:
+    no thread touches its device or buffers any more. Made and awaited on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+        self.error: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+        self._drained: asyncio.Future[None] = self._loop.create_future()
+        self._lock = threading.Lock()
+        self._inside = 1
+        self._on_stop: list[Callable[[], object]] = []
+
+    def when_stopped(self, action: Callable[[], object]) -> None:
+        """Call ``action`` once, on any thread, when the lane fails: it wakes who waits."""
+        self._on_stop.append(action)
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            is_last = self._inside == 0
+        if is_last:
+            self._loop.call_soon_threadsafe(self._drained.set_result, None)
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the lane. Only the first error is kept."""
+        with self._lock:
+            if self.is_stopped:
+                return
+            self.error = error
+            self.is_stopped = True
+        for action in self._on_stop:
+            action()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do ``work`` for one who entered, turn its exception into the lane's, and leave."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001, RUF100 - a thread's last frame: the lane carries it to the loop
+            self.fail(error)
+        finally:
+            self.leave()
+
+    def spawn(self, count: int, work: Callable[[], None], name: str) -> None:
+        """Run ``work`` on ``count`` threads of its own."""
+        for number in range(count):
+            self.enter()
+            thread = threading.Thread(target=self.run, args=(work,), name=f"{name}-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self.fail(error)
+                self.leave()
+
+    async def drain(self) -> None:
+        """Wait until all have left. ``error`` then tells how it went.
+
+        Cancelled, it stops the lane, keeps the cancellation as its error, and still waits:
+        the caller closes the device next.
+        """
+        self.leave()
+        while not self._drained.done():
+            try:
+                await asyncio.wait([self._drained])
+            except asyncio.CancelledError as error:
+                self.fail(error)
+
+
+Work = Callable[[Scratch], None]
+
+
+class Workers:
+    """A process's threads and its Budget. Start once, stop once, after all disks have ended.
+
+    compute: hash, compress, seal. restore: open, verify, write. Tasks are served in order of
+    arrival; a disk is fair to the others because its buffers, hence its tasks, are few.
+    """
+
+    def __init__(self, settings: DataSettings, budget: Budget) -> None:
+        self.settings = settings
+        self.budget = budget
+        self.compute_threads = settings.compute_threads or len(os.sched_getaffinity(0))
+        self._compute: Channel[tuple[Lane, Work]] = Channel(_NEVER_FULL)
+        self._restore: Channel[tuple[Lane, Work]] = Channel(_NEVER_FULL)
+        self._threads: list[threading.Thread] = []
+        self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pipeline")
+        self._pools: dict[int, tuple[BufferPool, int]] = {}
+        self._pools_lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the threads. Raises RuntimeError when called twice."""
+        if self._threads:
+            raise RuntimeError("the workers run already")
+        for name, channel, count in (
+            ("compute", self._compute, self.compute_threads),
+            ("restore", self._restore, self.settings.restore_threads),
+        ):
+            for number in range(count):
+                thread = threading.Thread(target=_serve, args=(channel,), name=f"{name}-{number}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def stop(self) -> None:
+        """Finish the tasks that were given and end the threads. Idempotent."""
+        self._compute.close()
+        self._restore.close()
+        for thread in self._threads:
+            thread.join()
+        self._executor.shutdown()
+
+    def submit_compute(self, lane: Lane, work: Work) -> None:
+        """Have ``work`` done by a compute thread; its exception becomes the lane's."""
+        _submit(self._compute, lane, work)
+
+    def submit_restore(self, lane: Lane, work: Work) -> None:
+        """The same by a restore thread."""
+        _submit(self._restore, lane, work)
+
+    async def blocking(self, call: Callable[[], T]) -> T:
+        """Run a call that computes or waits for long off the event loop.
+
+        Cancelled, it still waits for the call: what the call uses is closed next.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    @contextmanager
+    def disk_buffers(self, lane: Lane, buffer_bytes: int) -> Iterator[DiskBuffers]:
+        """Buffers for one disk, from a pool that all disks with this size of buffer share."""
+        with self._pools_lock:
+            pool, users = self._pools.get(buffer_bytes) or (self._new_pool(buffer_bytes), 0)
+            self._pools[buffer_bytes] = pool, users + 1
+        most = self.settings.readers + self.compute_threads + _SPARE_BUFFERS
+        buffers = DiskBuffers(lane, pool, self.budget, most)
+        lane.when_stopped(buffers.wake)
+        try:
+            yield buffers
+        finally:
+            self._drop_pool(buffer_bytes)
+
+    def publish(self) -> None:
+        """Set the process's gauges: budget, queues, waiting seconds. Called at about 1 Hz."""
+        BUDGET_BYTES.labels("total").set(self.budget.total_bytes)
+        BUDGET_BYTES.labels("buffers").set(self.budget.buffers_bytes)
+        BUDGET_BYTES.labels("packs").set(self.budget.packs_bytes)
+        for name, channel in (("compute", self._compute), ("restore", self._restore)):
+            statistics = channel.statistics()
+            QUEUE_FILL.labels(name).set(statistics.waiting)
+            _raise_to(STAGE_SECONDS.labels(name, "idle"), statistics.get_wait_s)
+        for side, seconds in self.budget.waited_s().items():
+            _raise_to(STAGE_SECONDS.labels(side, "waiting"), seconds)
+
+    def _new_pool(self, buffer_bytes: int) -> BufferPool:
+        return BufferPool(buffer_bytes, max(1, -(-self.budget.buffer_limit_bytes // buffer_bytes)))
+
+    def _drop_pool(self, buffer_bytes: int) -> None:
+        with self._pools_lock:
+            pool, users = self._pools[buffer_bytes]
+            if users > 1:
+                self._pools[buffer_bytes] = pool, users - 1
+                return
+            del self._pools[buffer_bytes]
+        pool.close()
+
+    def __enter__(self) -> Workers:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class DiskBuffers:
+    """One disk's share of the pool: at most ``most`` buffers, each paid for from the Budget."""
+
+    def __init__(self, lane: Lane, pool: BufferPool, budget: Budget, most: int) -> None:
+        self._lane = lane
+        self._pool = pool
+        self._budget = budget
+        self._most = most
+        self._leased = 0
+        self._has_room = threading.Condition()
+
+    def lease(self) -> Buffer | None:
+        """A buffer, waiting for it; None when the lane has stopped."""
+        with self._has_room:
+            while self._leased >= self._most and not self._lane.is_stopped:
+                self._has_room.wait()
+            if self._lane.is_stopped:
+                return None
+            self._leased += 1
+        if self._budget.acquire(self._pool.buffer_bytes, owner=self._lane):
+            buffer = self._pool.lease(self._is_stopped)
+            if buffer is not None:
+                return buffer
+            self._budget.release(self._pool.buffer_bytes)
+        self._return_share()
+        return None
+
+    def give_back(self, buffer: Buffer) -> None:
+        buffer.give_back()
+        self._budget.release(self._pool.buffer_bytes)
+        self._return_share()
+
+    def wake(self) -> None:
+        """The lane has stopped: nobody waits for a buffer any more."""
+        self._budget.forget(self._lane)
+        self._pool.wake()
+        with self._has_room:
+            self._has_room.notify_all()
+
+    def _return_share(self) -> None:
+        with self._has_room:
+            self._leased -= 1
+            self._has_room.notify()
+
+    def _is_stopped(self) -> bool:
+        return self._lane.is_stopped
+
+
+def _submit(channel: Channel[tuple[Lane, Work]], lane: Lane, work: Work) -> None:
+    lane.enter()
+    try:
+        channel.put((lane, work))
+    except Closed:
+        lane.leave()
+        raise RuntimeError("the workers were stopped while a disk was in work") from None
+
+
+def _serve(channel: Channel[tuple[Lane, Work]]) -> None:
+    """A worker thread's life."""
+    scratch = Scratch()
+    while True:
+        try:
+            lane, work = channel.get()
+        except Closed:
+            return
+        lane.run(lambda work=work: work(scratch))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+
+
+def _raise_to(counter: object, value: float) -> None:
+    """Bring a counter up to a total that is counted elsewhere."""
+    now = counter._value.get()  # type: ignore[attr-defined] # the client has no setter for counters
+    if value > now:
+        counter.inc(value - now)  # type: ignore[attr-defined] # as above
