@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from mover.clock import secret_bytes
 from mover.units import MIB
@@ -188,3 +189,16 @@ def join(folder: str, name: str) -> str:
 def parent_of(path: str) -> str:
     """The folder of a relative path; empty for the root's own entries."""
     return path.rpartition("/")[0]
+
+
+def make_root(path: Path) -> None:
+    """The store's own folder and what is missing above it, each durable in its parent."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o750)
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)

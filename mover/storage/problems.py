@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 from mover.errors import ObjectExists, ObjectMissing, StorageError, StoreDenied, StoreFull, StoreUnreachable
 
@@ -41,7 +42,7 @@ def store_error(error: OSError, *, folder: Path, doing: str) -> StorageError:
     number = error.errno or 0
     said = os.strerror(number) if number else str(error)
     what = f"{doing} in {folder} failed: {said}"
-    facts = {"folder": str(folder), "errno": errno.errorcode.get(number, str(number))}
+    facts: dict[str, Any] = {"folder": str(folder), "errno": errno.errorcode.get(number, str(number))}
     if number in _FULL:
         remedy = f"Make room on the file system of {folder} (df -h, df -i, quota), then run the same command again."
         return StoreFull(what, remedy=remedy, **facts)
