@@ -1,0 +1,1 @@
+"""Nutanix AHV: the only place that knows Prism's JSON."""

@@ -1,0 +1,125 @@
+"""What an HTTP answer of Prism means: a value, a passing trouble, or a refusal in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mover.errors import (
+    Conflict,
+    HypervisorError,
+    HypervisorUnreachable,
+    NotFound,
+    Overloaded,
+    RequestRefused,
+    RightsMissing,
+)
+from mover.hypervisor.nutanix.reading import items, members, number, text
+
+_PASSING = {408: "timeout", 429: "429", 500: "500", 502: "gateway", 503: "503", 504: "gateway"}
+_TEXT_LIMIT = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer. ``body`` is the parsed JSON; ``is_json`` is False for HTML and cut bodies."""
+
+    status: int
+    body: Any
+    is_json: bool
+    headers: Mapping[str, str]
+
+
+def read_body(raw: bytes) -> tuple[Any, bool]:
+    """Bytes → (JSON, True), (None, True) for an empty body, (None, False) for anything else."""
+    if not raw.strip():
+        return None, True
+    try:
+        return orjson.loads(raw), True
+    except orjson.JSONDecodeError:
+        return None, False
+
+
+def effective_status(answer: Answer) -> int:
+    """The status; a v3 error body inside a 2xx counts as what it says."""
+    if answer.status < 300 and text(answer.body, "state").upper() == "ERROR":
+        code = number(answer.body, "code")
+        return code if code >= 400 else 500
+    if answer.status >= 400 and reason_of(answer.body) == "TOO_MANY_REQUESTS":
+        return 429
+    if answer.status >= 400 and reason_of(answer.body) == "CONCURRENT_REQUESTS_NOT_ALLOWED":
+        return 409
+    return answer.status
+
+
+def passing_trouble(answer: Answer) -> str | None:
+    """Why a repetition may help (a bounded label for metrics), or None."""
+    if not answer.is_json:
+        return "html"
+    status = effective_status(answer)
+    if 300 <= status < 400:
+        return "redirect"
+    return _PASSING.get(status)
+
+
+def trouble(answer: Answer, *, what: str, host: str) -> HypervisorError:
+    """The error of a passing trouble that did not pass."""
+    status = effective_status(answer)
+    said = message_of(answer.body) or ("an answer that is not JSON" if not answer.is_json else "no explanation")
+    facts: dict[str, Any] = {"status": status, "reason": reason_of(answer.body), "operation": what, "host": host}
+    if status in (429, 503) and answer.is_json:
+        return Overloaded(
+            f"{host} is overloaded ({status}) at {what}: {said}",
+            remedy="Try again later, or lower prism.max_calls.",
+            **facts,
+        )
+    return HypervisorUnreachable(
+        f"{host} did not answer {what} properly ({status}): {said}",
+        remedy="Prism's gateway may be restarting (upgrades take minutes): try again, then look at Prism itself.",
+        **facts,
+    )
+
+
+def refusal(answer: Answer, *, what: str, host: str) -> HypervisorError:
+    """The error of a definite refusal; no effect has taken place."""
+    status = effective_status(answer)
+    said = message_of(answer.body) or f"HTTP {status}"
+    kind, remedy = _REFUSALS.get(status, (RequestRefused, "Report this as a bug, with the lines of the log around it."))
+    return kind(
+        f"{host} refused {what}: {said}",
+        remedy=remedy,
+        status=status,
+        reason=reason_of(answer.body),
+        operation=what,
+        host=host,
+    )
+
+
+_REFUSALS: dict[int, tuple[type[HypervisorError], str]] = {
+    403: (RightsMissing, "Give the user of prism.username the role Cluster Admin on this Prism."),
+    404: (NotFound, "Look whether it still exists on Prism; run the command again with what is there now."),
+    409: (Conflict, "Somebody else changed the object at the same time: run the command again."),
+}
+
+
+def reason_of(body: Any) -> str:
+    """v3's machine-readable reason, upper case, or empty."""
+    for message in items(body, "message_list") or items(body, "status", "message_list"):
+        if text(message, "reason"):
+            return text(message, "reason").upper()
+    return text(body, "reason").upper()
+
+
+def message_of(body: Any) -> str:
+    """What Prism says in prose, in any of its three shapes; shortened."""
+    entries = items(body, "message_list") or items(body, "status", "message_list")
+    parts = [text(entry, "message") or text(entry, "reason") for entry in entries]
+    parts += [text(body, "message"), text(body, "detailed_message")]
+    said = "; ".join(part for part in parts if part)
+    code = number(members(body, "error_code"), "code")
+    if code:
+        said = f"{said} (code {code})"
+    return said[:_TEXT_LIMIT]

@@ -1,0 +1,304 @@
+"""Attach and detach by v2: the calls that have no key, and that delete.
+
+An attach is sent only while no earlier one can still take effect. What stands in a slot is
+ours only if it came from the source that we named. Detach goes by vmdisk UUID alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from mover import logs
+from mover.errors import (
+    Conflict,
+    EffectUnknown,
+    HypervisorError,
+    MoverError,
+    NotFound,
+    Overloaded,
+    RequestRefused,
+    SlotOccupied,
+    TaskFailed,
+)
+from mover.hypervisor.nutanix import v2
+from mover.hypervisor.nutanix.inventory import read_containers
+from mover.hypervisor.nutanix.session import Repeat, Session
+from mover.hypervisor.nutanix.tasks import wait_for_v2
+from mover.model.machine import Attachment, CloneSource, Disk, EmptyDisk, Slot
+
+log = logs.get(__name__)
+
+_PAUSE_S = 0.5
+# After a lost answer Prism may still be at work: look for this long before giving up.
+_LOOKS = 12
+_LOOK_PAUSE_S = 1.0
+_BUSY_TRIES = 6
+_GONE_LOOKS = 20
+_DETACH_TRIES = 3
+_LOOK_REMEDY = "Nothing is sent twice: `mover orphans` looks what became of it."
+
+Source = CloneSource | EmptyDisk
+
+
+@dataclass(slots=True)
+class Shapes:
+    """Which form of a snapshot clone's body this Prism takes; learnt from its refusals (reference, 5.2)."""
+
+    with_container: bool = False
+
+    def candidates(self, source: Source) -> tuple[bool, ...]:
+        """Container named beside the source or not; the form that worked last comes first."""
+        if isinstance(source, EmptyDisk):
+            return (False,)
+        if source.vmdisk_uuid:
+            return (False, True)
+        return (self.with_container, not self.with_container)
+
+    def learn(self, source: Source, with_container: bool) -> None:
+        if isinstance(source, CloneSource) and source.path:
+            self.with_container = with_container
+
+
+async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, shapes: Shapes) -> Attachment:
+    """Plug a disk into a free slot. NOT idempotent.
+
+    Sent again only after a proof that the former request had no effect: a definite refusal
+    (4xx) or a task that ended FAILED, and in both cases an empty slot by GET.
+    Raises SlotOccupied, NotFound, RequestRefused, TaskFailed, Overloaded, EffectUnknown.
+    """
+    before = await _disks(session, vm_uuid)
+    _must_be_free(before, vm_uuid, slot)
+    known = {disk.vmdisk_uuid for disk in before if disk.vmdisk_uuid}
+    refusal: HypervisorError | None = None
+    for with_container in shapes.candidates(source):
+        container = await _container_of(session, source) if with_container else None
+        if with_container and container is None:
+            continue
+        try:
+            await _send(session, vm_uuid, slot, source, container)
+        except (NotFound, RequestRefused, TaskFailed) as refused:
+            found = await _look(session, vm_uuid, slot, source, known, refused)
+            if found is None:
+                refusal = refusal or refused
+                log.info("prism.attach-refused", slot=str(slot), with_container=with_container, said=refused.message)
+                continue
+            return found
+        except EffectUnknown as unknown:
+            return await _look_for_lost(session, vm_uuid, slot, source, known, unknown)
+        shapes.learn(source, with_container)
+        return await _attached(session, vm_uuid, slot, source, known)
+    raise _classified(refusal or _no_form(source), source)
+
+
+async def _container_of(session: Session, source: Source) -> str | None:
+    """The container that a source lives in: as the caller says, else by the first part of its path."""
+    if isinstance(source, EmptyDisk) or source.container_uuid or not source.path:
+        return source.container_uuid
+    name = source.path.strip("/").partition("/")[0]
+    return next((found.uuid for found in await read_containers(session) if found.name == name), None)
+
+
+async def _send(session: Session, vm_uuid: str, slot: Slot, source: Source, container: str | None) -> None:
+    """POST and wait for the task. A 429 or 409 is refused before any effect, yet looked at before it is sent again."""
+    body = v2.attach_body(slot, source, container_uuid=container)
+    what = f"attach to {slot} of VM {vm_uuid}"
+    for attempt in range(_BUSY_TRIES):
+        try:
+            answer = await session.post("v2", f"vms/{vm_uuid}/disks/attach", body, repeat=Repeat.NEVER)
+        except (Overloaded, Conflict):
+            if attempt == _BUSY_TRIES - 1:
+                raise
+            await session.clock.sleep(_PAUSE_S * 2**attempt)
+            if _in_slot(await _disks(session, vm_uuid), slot) is not None:
+                raise EffectUnknown(
+                    f"{what} was refused as too busy, and yet the slot is taken", remedy=_LOOK_REMEDY
+                ) from None
+            continue
+        await wait_for_v2(session, answer, what=what)
+        return
+
+
+async def _attached(session: Session, vm_uuid: str, slot: Slot, source: Source, known: Collection[str]) -> Attachment:
+    """The task succeeded: read what stands in the slot now."""
+    for _ in range(_LOOKS):
+        disk = _in_slot(await _disks(session, vm_uuid), slot)
+        if disk is not None and disk.vmdisk_uuid and disk.vmdisk_uuid not in known:
+            if contradicts(disk, source):
+                raise _occupied(vm_uuid, slot, disk)
+            return as_attachment(vm_uuid, disk)
+        await session.clock.sleep(_LOOK_PAUSE_S)
+    raise EffectUnknown(
+        f"Prism reports a disk attached to {slot} of VM {vm_uuid}, but does not show it",
+        remedy=_LOOK_REMEDY,
+        vm_uuid=vm_uuid,
+        slot=str(slot),
+    )
+
+
+async def _look(
+    session: Session, vm_uuid: str, slot: Slot, source: Source, known: Collection[str], refused: MoverError
+) -> Attachment | None:
+    """After a definite refusal: None when the slot is empty (proven without effect)."""
+    disk = _in_slot(await _disks(session, vm_uuid), slot)
+    if disk is None:
+        return None
+    if is_from(disk, source) and disk.vmdisk_uuid not in known:
+        log.warning("prism.attach-failed-with-effect", slot=str(slot), said=refused.message)
+        return as_attachment(vm_uuid, disk)
+    raise _occupied(vm_uuid, slot, disk)
+
+
+async def _look_for_lost(
+    session: Session, vm_uuid: str, slot: Slot, source: Source, known: Collection[str], unknown: EffectUnknown
+) -> Attachment:
+    """The answer was lost: look, for a while; never send again."""
+    for _ in range(_LOOKS):
+        found = await find_attachment(session, vm_uuid, slot, source, known)
+        if found is not None:
+            return found
+        await session.clock.sleep(_LOOK_PAUSE_S)
+    raise unknown
+
+
+async def find_attachment(
+    session: Session, vm_uuid: str, slot: Slot, source: Source, known: Collection[str]
+) -> Attachment | None:
+    """What stands in our slot, if it is from that attach: not known before, and of the same source.
+
+    A clone is proven by its source. An empty disk has none: for it the slot, the exact size,
+    the container and the absence of a source must all agree. Only reads.
+    """
+    try:
+        disk = _in_slot(await _disks(session, vm_uuid), slot)
+    except NotFound:
+        return None
+    if disk is None or not disk.vmdisk_uuid or disk.vmdisk_uuid in known or not is_from(disk, source):
+        return None
+    return as_attachment(vm_uuid, disk)
+
+
+async def detach(session: Session, vm_uuid: str, vmdisk_uuid: str) -> None:
+    """Unplug and thereby DELETE. Idempotent: by vmdisk UUID, gone already is success; proven by a GET.
+
+    Raises TaskFailed or EffectUnknown when the disk is still there.
+    """
+    what = f"detach disk {vmdisk_uuid} from VM {vm_uuid}"
+    failure: HypervisorError | None = None
+    for _ in range(_DETACH_TRIES):
+        if not await _has(session, vm_uuid, vmdisk_uuid):
+            return
+        failure = await _try_detach(session, vm_uuid, vmdisk_uuid, what)
+        if await _is_gone(session, vm_uuid, vmdisk_uuid, looks=2 if failure else _GONE_LOOKS):
+            return
+    raise failure or EffectUnknown(
+        f"{what}: Prism reports success, but still shows the disk",
+        remedy="Look at the VM's disks in Prism; `mover orphans --apply` detaches what is ours.",
+        vm_uuid=vm_uuid,
+        vmdisk_uuid=vmdisk_uuid,
+    )
+
+
+async def _is_gone(session: Session, vm_uuid: str, vmdisk_uuid: str, *, looks: int) -> bool:
+    for look in range(looks):
+        if not await _has(session, vm_uuid, vmdisk_uuid):
+            return True
+        if look < looks - 1:
+            await session.clock.sleep(_LOOK_PAUSE_S)
+    return False
+
+
+async def _try_detach(session: Session, vm_uuid: str, vmdisk_uuid: str, what: str) -> HypervisorError | None:
+    """One request and its task; a failure is returned, since only a GET says whether it matters."""
+    body = v2.detach_body(vm_uuid, vmdisk_uuid)
+    try:
+        answer = await session.post("v2", f"vms/{vm_uuid}/disks/detach", body)
+        await wait_for_v2(session, answer, what=what)
+    except (NotFound, RequestRefused, Conflict, TaskFailed, EffectUnknown) as failure:
+        return failure
+    return None
+
+
+async def _has(session: Session, vm_uuid: str, vmdisk_uuid: str) -> bool:
+    try:
+        return any(disk.vmdisk_uuid == vmdisk_uuid for disk in await _disks(session, vm_uuid))
+    except NotFound:
+        return False
+
+
+async def _disks(session: Session, vm_uuid: str) -> tuple[Disk, ...]:
+    return v2.read_disks(await session.get("v2", f"vms/{vm_uuid}", query=v2.WITH_DISKS))
+
+
+def _in_slot(disks: Collection[Disk], slot: Slot) -> Disk | None:
+    return next((disk for disk in disks if disk.slot == slot), None)
+
+
+def is_from(disk: Disk, source: Source) -> bool:
+    """The disk provably came from this source."""
+    if isinstance(source, EmptyDisk):
+        has_source = disk.source_path or disk.source_vmdisk_uuid
+        return not has_source and (disk.size_bytes, disk.container_uuid) == (source.size_bytes, source.container_uuid)
+    if source.path:
+        return disk.source_path == source.path
+    return disk.source_vmdisk_uuid == source.vmdisk_uuid
+
+
+def contradicts(disk: Disk, source: Source) -> bool:
+    """The disk shows a source, and it is another one. (A build may show none: that is no contradiction.)"""
+    if isinstance(source, EmptyDisk):
+        return disk.size_bytes != source.size_bytes
+    if source.path:
+        return disk.source_path is not None and disk.source_path != source.path
+    return disk.source_vmdisk_uuid is not None and disk.source_vmdisk_uuid != source.vmdisk_uuid
+
+
+def as_attachment(vm_uuid: str, disk: Disk) -> Attachment:
+    return Attachment(
+        vm_uuid=vm_uuid,
+        slot=disk.slot,
+        vmdisk_uuid=disk.vmdisk_uuid or "",
+        device_uuid=disk.device_uuid,
+        size_bytes=disk.size_bytes,
+        source_path=disk.source_path,
+        source_vmdisk_uuid=disk.source_vmdisk_uuid,
+    )
+
+
+def _must_be_free(disks: Collection[Disk], vm_uuid: str, slot: Slot) -> None:
+    there = _in_slot(disks, slot)
+    if there is not None:
+        raise _occupied(vm_uuid, slot, there)
+
+
+def _occupied(vm_uuid: str, slot: Slot, disk: Disk) -> SlotOccupied:
+    return SlotOccupied(
+        f"Slot {slot} of VM {vm_uuid} holds another disk ({disk.vmdisk_uuid or disk.device_uuid})",
+        remedy="Choose a free slot, or free this one; on the Proxy VM leave the slots from node.first_slot on to us.",
+        vm_uuid=vm_uuid,
+        slot=str(slot),
+        vmdisk_uuid=disk.vmdisk_uuid or "",
+    )
+
+
+def _no_form(source: Source) -> RequestRefused:
+    return RequestRefused(
+        f"No form of the attach request fits the source {source}",
+        remedy="The storage container of the source is not known here: is it on this cluster?",
+    )
+
+
+_SAYS_MISSING = ("not found", "not exist", "no such", "does not exist", "enoent")
+
+
+def _classified(refusal: HypervisorError, source: Source) -> HypervisorError:
+    """A refusal that speaks of something missing is the source's: the VM itself was read just before."""
+    if isinstance(source, EmptyDisk) or isinstance(refusal, NotFound):
+        return refusal
+    if not any(words in refusal.message.lower() for words in _SAYS_MISSING):
+        return refusal
+    return NotFound(
+        f"The source {source.path or source.vmdisk_uuid} cannot be attached: {refusal.message}",
+        remedy="The snapshot or disk is gone, or on another cluster than the Proxy VM: run the command again.",
+        **refusal.facts,
+    )

@@ -1,0 +1,69 @@
+"""How long to bear with a Prism that answers 429, 503, HTML or nothing: one budget for all calls."""
+
+from __future__ import annotations
+
+from mover.clock import Clock
+from mover.hypervisor.nutanix.wire import ExchangeFailed
+
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 15.0
+# A 500 is a bug of the other side more often than a passing trouble; an address where nobody
+# has ever answered is wrong more often than restarting.
+_TRIES_AT_500 = 3
+_TRIES_AT_FIRST_CONTACT = 3
+_NOBODY_THERE = {"dns", "connect", "tls"}
+
+
+class Patience:
+    """Shared by all calls to one Prism: once it has failed for the whole budget, nobody waits anew."""
+
+    def __init__(self, clock: Clock, *, budget_s: float) -> None:
+        self.clock, self.budget_s = clock, budget_s
+        self.has_answered = False
+        self._failing_since: float | None = None
+        self._last_failure = 0.0
+
+    @property
+    def is_well(self) -> bool:
+        return self.has_answered and self._failing_since is None
+
+    def effort(self) -> Effort:
+        """The account of one call."""
+        return Effort(self)
+
+    def succeeded(self) -> None:
+        self.has_answered = True
+        self._failing_since = None
+
+    def failing_for_s(self, now: float) -> float:
+        """How long all calls have been failing by now; long silence begins a new count."""
+        if self._failing_since is None or now - self._last_failure > self.budget_s:
+            self._failing_since = now
+        self._last_failure = now
+        return now - self._failing_since
+
+
+class Effort:
+    """One call's repetitions."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._begun = patience.clock.monotonic()
+        self._tries = 0
+
+    def next_wait(self, failure: ExchangeFailed) -> float | None:
+        """Seconds to wait before the next try (exponential, jittered), or None: give up."""
+        self._tries += 1
+        now = self._patience.clock.monotonic()
+        spent_s = max(now - self._begun, self._patience.failing_for_s(now))
+        if self._is_hopeless(failure) or spent_s >= self._patience.budget_s:
+            return None
+        ceiling: float = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self._tries - 1, 10))
+        jittered = ceiling * (0.5 + 0.5 * self._patience.clock.random().random())
+        return max(failure.wait_s, min(jittered, self._patience.budget_s - spent_s))
+
+    def _is_hopeless(self, failure: ExchangeFailed) -> bool:
+        if failure.reason == "500":
+            return self._tries >= _TRIES_AT_500
+        never_reached = failure.reason in _NOBODY_THERE and not self._patience.has_answered
+        return never_reached and self._tries >= _TRIES_AT_FIRST_CONTACT

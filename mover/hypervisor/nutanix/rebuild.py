@@ -1,0 +1,189 @@
+"""A saved VM spec → the body that creates it anew, without data disks. Pure.
+
+Only members that a v3 create takes are copied, so nothing read-only and nothing of another
+version slips in: no UUIDs of disks and NICs, no data sources, no guest tools, no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mover.errors import RequestRefused
+from mover.hypervisor.nutanix import v3
+from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, text, uuid
+from mover.hypervisor.protocol import NicMode, VmRequest
+from mover.model.machine import Slot
+
+_PLAIN = (
+    "num_sockets",
+    "num_vcpus_per_socket",
+    "num_threads_per_core",
+    "memory_size_mib",
+    "machine_type",
+    "hardware_clock_timezone",
+    "power_state_mechanism",
+    "is_vcpu_hard_pinned",
+    "vnuma_config",
+    "vga_console_enabled",
+    "hardware_virtualization_enabled",
+    "is_agent_vm",
+    "enable_cpu_passthrough",
+    "disable_branding",
+)
+_NIC_PLAIN = ("nic_type", "model", "vlan_mode", "trunked_vlan_list", "num_queues", "is_connected")
+
+
+def saved_entity(spec: Mapping[str, Any]) -> Json:
+    """The v3 entity in ``Vm.spec``. Raises RequestRefused when there is none."""
+    entity = members(spec, "v3")
+    if not v3.resources(entity):
+        raise RequestRefused(
+            "The saved VM description is not one of Nutanix v3",
+            remedy="Restore the disks into an existing VM (--disk), or to files.",
+        )
+    return entity
+
+
+def saved_resources(entity: Json) -> dict[str, Any]:
+    """Desired over actual: a build may leave either thin."""
+    actual, desired = members(entity, "status", "resources"), members(entity, "spec", "resources")
+    return {**actual, **{name: value for name, value in desired.items() if value not in (None, [], {})}}
+
+
+def saved_categories(spec: Mapping[str, Any]) -> dict[str, list[str]]:
+    """From Central's view where it was saved, else from the Element's."""
+    for view in ("central", "v3"):
+        found = v3.read_categories(members(spec, view))
+        if found:
+            return {key: list(values) for key, values in found.items() if values}
+    return {}
+
+
+def saved_boot_slot(spec: Mapping[str, Any]) -> Slot | None:
+    """The disk that a legacy VM boots from, where its spec names one."""
+    resources = saved_resources(members(spec, "v3"))
+    address = members(resources, "boot_config", "boot_device", "disk_address")
+    if text(resources, "boot_config", "boot_type").upper() not in ("", "LEGACY") or not address:
+        return None
+    index = dig(address, "device_index")
+    return Slot(text(address, "adapter_type").lower(), index) if isinstance(index, int) else None
+
+
+def has_saved_vtpm(spec: Mapping[str, Any]) -> bool:
+    return flag(saved_resources(members(spec, "v3")), "vtpm_config", "vtpm_enabled")
+
+
+def has_saved_gpus(spec: Mapping[str, Any]) -> bool:
+    return bool(items(saved_resources(members(spec, "v3")), "gpu_list"))
+
+
+def create_body(
+    request: VmRequest,
+    *,
+    vm_uuid: str,
+    cluster_uuid: str,
+    networks: Collection[str],
+    macs_in_use: Mapping[str, str],
+    with_vtpm: bool,
+    categories: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    """Body of v3 ``POST vms``: off, empty CD-ROMs, NICs by ``request.nic_mode``.
+
+    networks: UUIDs that exist here. macs_in_use: MAC → name of the VM that has it.
+    Raises RequestRefused for an unknown network, and for a MAC that another VM holds (keep).
+    """
+    saved = saved_resources(saved_entity(request.spec))
+    resources: dict[str, Any] = {name: saved[name] for name in _PLAIN if saved.get(name) is not None}
+    resources["power_state"] = "OFF"
+    boot = _boot_config(saved)
+    if boot:
+        resources["boot_config"] = boot
+    if with_vtpm and has_saved_vtpm(request.spec):
+        resources["vtpm_config"] = {"vtpm_enabled": True}
+    ports = [{"index": port.get("index", 0), "is_connected": flag(port, "is_connected")} for port in _ports(saved)]
+    if ports:
+        resources["serial_port_list"] = ports
+    resources["nic_list"] = [_nic(nic, request, networks, macs_in_use) for nic in items(saved, "nic_list")]
+    resources["disk_list"] = _empty_cdroms(saved)
+    metadata: dict[str, Any] = {"kind": "vm", "uuid": vm_uuid}
+    if categories:
+        metadata |= {"use_categories_mapping": True, "categories_mapping": dict(categories)}
+    return {
+        "api_version": v3.API_VERSION,
+        "metadata": metadata,
+        "spec": {
+            "name": request.name,
+            "description": request.description,
+            "cluster_reference": {"kind": "cluster", "uuid": cluster_uuid},
+            "resources": resources,
+        },
+    }
+
+
+def _ports(saved: Json) -> list[Json]:
+    return list(items(saved, "serial_port_list"))
+
+
+def _boot_config(saved: Json) -> dict[str, Any]:
+    """Type and order; the boot disk itself does not exist yet and is set by ``finish_vm``."""
+    config: dict[str, Any] = {}
+    kind = text(saved, "boot_config", "boot_type").upper()
+    if kind:
+        config["boot_type"] = kind
+    order = dig(saved, "boot_config", "boot_device_order_list")
+    if kind in ("", "LEGACY") and isinstance(order, list) and order:
+        config["boot_device_order_list"] = order
+    return config
+
+
+def _empty_cdroms(saved: Json) -> list[dict[str, Any]]:
+    return [
+        {"device_properties": {"device_type": "CDROM", "disk_address": dict(address)}}
+        for entry in items(saved, "disk_list")
+        if text(entry, "device_properties", "device_type").upper() == "CDROM"
+        and (address := members(entry, "device_properties", "disk_address"))
+    ]
+
+
+def _nic(nic: Json, request: VmRequest, networks: Collection[str], macs_in_use: Mapping[str, str]) -> dict[str, Any]:
+    rebuilt: dict[str, Any] = {name: nic[name] for name in _NIC_PLAIN if nic.get(name) not in (None, [])}
+    rebuilt["subnet_reference"] = {"kind": "subnet", "uuid": _network(nic, request, networks)}
+    if request.nic_mode is NicMode.DISCONNECTED:
+        rebuilt["is_connected"] = False
+    mac = text(nic, "mac_address").lower()
+    holder = macs_in_use.get(mac)
+    if mac and holder and request.nic_mode is NicMode.KEEP:
+        raise RequestRefused(
+            f"The MAC address {mac} is in use by VM {holder}",
+            remedy="Restore with new MAC addresses (--nics new-mac) or disconnected (--nics disconnected).",
+            mac_address=mac,
+        )
+    if mac and not holder and request.nic_mode is not NicMode.NEW_MAC:
+        rebuilt["mac_address"] = mac
+        fixed = _fixed_addresses(nic)
+        if fixed:
+            rebuilt["ip_endpoint_list"] = fixed
+    return rebuilt
+
+
+def _fixed_addresses(nic: Json) -> list[dict[str, str]]:
+    """Assigned by Prism; what it merely learnt is not ours to ask for."""
+    return [
+        {"ip": text(end, "ip"), "type": "ASSIGNED"}
+        for end in items(nic, "ip_endpoint_list")
+        if text(end, "ip") and text(end, "type").upper() == "ASSIGNED"
+    ]
+
+
+def _network(nic: Json, request: VmRequest, networks: Collection[str]) -> str:
+    saved = uuid(nic, "subnet_reference", "uuid")
+    wanted = request.network_map.get(saved, saved).lower()
+    if wanted in networks:
+        return wanted
+    name = text(nic, "subnet_reference", "name") or saved or "without a name"
+    raise RequestRefused(
+        f"The network {name} ({wanted}) of the saved VM does not exist on this cluster",
+        remedy=f"Map it to one that `mover inventory` shows: --network {saved}=NETWORK.",
+        network_uuid=saved,
+    )

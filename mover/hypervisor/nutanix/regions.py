@@ -1,0 +1,156 @@
+"""Changed regions of one frozen file, page by page, each page checked by the interface's own rules.
+
+A list is a hint to be checked: what can be seen to be wrong is refused here; what cannot
+(a list cut short looks like a quiet disk) is found by comparing blocks, elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mover.errors import BaseGone, ChangedRegionsInvalid, NotFound, RequestRefused
+from mover.hypervisor.nutanix.reading import Json, dig, items, text
+from mover.hypervisor.nutanix.session import Session
+from mover.hypervisor.protocol import ChangedRegions
+from mover.model.region import RegionError, RegionKind, Regions
+
+_INT64_MAX = (1 << 63) - 1
+# Each page must advance, so a list ends; this many pages is more than 60 TB in 600 MB steps.
+_PAGES_MAX = 100_000
+
+Rows = NDArray[np.int64]
+
+
+async def fetch(session: Session, path: str, base_path: str | None, *, size_bytes: int) -> ChangedRegions:
+    """All regions of ``path`` against ``base_path`` (None: what is allocated), of a disk of ``size_bytes``.
+
+    Only reads. Raises BaseGone, NotFound, ChangedRegionsInvalid.
+    """
+    try:
+        return await _all_pages(session, path, base_path, size_bytes)
+    except (NotFound, RequestRefused) as refused:
+        if getattr(refused, "facts", {}).get("status") == 422:
+            raise
+        if base_path is None:
+            raise _path_gone(refused, path) from None
+        await _look_for(session, path)
+        raise BaseGone(
+            f"The base snapshot's file {base_path} does not exist any more",
+            remedy="Nothing to do: this disk is read in full. Raise prism.snapshot_life if it expires between backups.",
+            path=path,
+            base_path=base_path,
+            said=refused.message,
+        ) from None
+
+
+async def _look_for(session: Session, path: str) -> None:
+    """Ask without the base: tells a missing path (NotFound) from a missing base."""
+    try:
+        await session.post("v3", "data/changed_regions", query_of(path, None, 0))
+    except (NotFound, RequestRefused) as refused:
+        raise _path_gone(refused, path) from None
+
+
+def _path_gone(refused: NotFound | RequestRefused, path: str) -> NotFound | RequestRefused:
+    if isinstance(refused, RequestRefused) and refused.facts.get("reason") not in ("ENTITY_NOT_FOUND", ""):
+        return refused
+    return NotFound(
+        f"The snapshot's file {path} does not exist: {refused.message}",
+        remedy="The snapshot was deleted meanwhile: run the backup again.",
+        path=path,
+    )
+
+
+async def _all_pages(session: Session, path: str, base_path: str | None, size_bytes: int) -> ChangedRegions:
+    start, pages = 0, 0
+    rows: list[Rows] = []
+    while True:
+        page = await session.post("v3", "data/changed_regions", query_of(path, base_path, start))
+        pages += 1
+        _check_size(page, path, size_bytes)
+        rows.append(read_rows(page, path))
+        following = next_start(page, start=start, size_bytes=size_bytes, path=path)
+        if following is None:
+            return ChangedRegions(_joined(rows, path, size_bytes), size_bytes, pages)
+        if pages >= _PAGES_MAX:
+            raise invalid(path, f"it does not end: {pages} pages, and now at {following}")
+        start = following
+
+
+def query_of(path: str, base_path: str | None, start: int) -> dict[str, Any]:
+    """Request body. The reference is left out when there is none: null would be refused with 422."""
+    query: dict[str, Any] = {"snapshot_file_path": path, "start_offset": start}
+    if base_path is not None:
+        query["reference_snapshot_file_path"] = base_path
+    return query
+
+
+def next_start(page: Json, *, start: int, size_bytes: int, path: str) -> int | None:
+    """Where to go on, or None at the end. Absent, null, 0, no advance, or beyond the file: the end.
+
+    Raises ChangedRegionsInvalid when it goes back or is not a whole number.
+    """
+    following = dig(page, "next_offset")
+    if following is None:
+        return None
+    following = _whole_number(following, "next_offset", path)
+    if following in (0, start) or following >= size_bytes:
+        return None
+    if following < start:
+        raise invalid(path, f"next_offset goes back from {start} to {following}")
+    return following
+
+
+def read_rows(page: Json, path: str) -> Rows:
+    """``region_list`` → rows of (offset, length, kind). An unknown type counts as data: it is read.
+
+    Raises ChangedRegionsInvalid for anything but whole, non-negative numbers within int64.
+    """
+    if not isinstance(dig(page, "region_list"), list):
+        if dig(page, "region_list") is None:
+            return np.empty((0, 3), np.int64)
+        raise invalid(path, "region_list is not a list")
+    entries = items(page, "region_list")
+    if len(entries) != len(page["region_list"]):
+        raise invalid(path, "region_list holds something that is not a region")
+    rows = np.empty((len(entries), 3), np.int64)
+    for index, entry in enumerate(entries):
+        offset = _whole_number(dig(entry, "offset"), "offset", path)
+        length = _whole_number(dig(entry, "length"), "length", path)
+        if offset + length > _INT64_MAX:
+            raise invalid(path, f"the region at {offset} of {length} bytes overflows")
+        kind = RegionKind.ZERO if text(entry, "type").upper() == "ZEROED" else RegionKind.DATA
+        rows[index] = (offset, length, kind)
+    return rows
+
+
+def _whole_number(value: Any, member: str, path: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _INT64_MAX:
+        raise invalid(path, f"{member} is {value!r}")
+    return value
+
+
+def _check_size(page: Json, path: str, size_bytes: int) -> None:
+    size = _whole_number(dig(page, "file_size"), "file_size", path)
+    if size != size_bytes:
+        raise invalid(path, f"file_size is {size}, the disk has {size_bytes} bytes", file_size_bytes=size)
+
+
+def _joined(rows: list[Rows], path: str, size_bytes: int) -> Regions:
+    try:
+        return Regions.from_rows(np.concatenate(rows), size_bytes=size_bytes)
+    except RegionError as error:
+        raise invalid(path, str(error)) from None
+
+
+def invalid(path: str, why: str, **facts: Any) -> ChangedRegionsInvalid:
+    return ChangedRegionsInvalid(
+        f"The list of changed regions of {path} breaks its own rules: {why}",
+        remedy="The disk can be read in full instead (--full); report this to Nutanix with the log.",
+        path=path,
+        why=why,
+        **facts,
+    )

@@ -1,0 +1,235 @@
+"""A logged-in session with one Prism: who we are, how often, how patiently.
+
+Basic on the first call, cookies after; a 401 on a cookie is answered by one Basic try,
+a 401 on Basic opens the breaker. At most ``max_calls`` in flight. Only what is safe to
+repeat is repeated. Authorization and Cookie are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from mover import logs
+from mover.clock import Clock
+from mover.config import PrismSettings
+from mover.errors import ConfigError, EffectUnknown, MoverError, UnsupportedEndpoint
+from mover.hypervisor.nutanix.address import PrismAddress
+from mover.hypervisor.nutanix.answers import Answer, effective_status, passing_trouble, refusal, trouble
+from mover.hypervisor.nutanix.breaker import Breaker
+from mover.hypervisor.nutanix.patience import Patience
+from mover.hypervisor.nutanix.tls import trust_of
+from mover.hypervisor.nutanix.wire import Effect, ExchangeFailed, Request, Wire
+from mover.metrics import PRISM_RETRIES
+
+log = logs.get(__name__)
+
+_GOODBYE_S = 3.0
+_ME = "users/me"
+
+
+class Repeat(Enum):
+    """May a call be sent again when its fate is unknown?"""
+
+    SAFE = "safe"
+    """It only reads, or a key or the state that it asks for makes it idempotent."""
+    NEVER = "never"
+    """A second one would do it twice: EffectUnknown, and the caller looks."""
+
+
+class Session:
+    """Calls to one Prism. Methods return parsed JSON and raise what hypervisor.protocol names."""
+
+    def __init__(self, address: PrismAddress, settings: PrismSettings, *, clock: Clock, state_dir: Path) -> None:
+        secret = settings.password.get_secret_value()
+        if not settings.username or not secret:
+            raise ConfigError(
+                "prism.username or its password is not set",
+                remedy="Set prism.username and prism.password_file (or MOVER_PRISM__PASSWORD).",
+            )
+        self.address = address
+        self.username = settings.username
+        self.clock = clock
+        self.call_timeout_s = settings.call_timeout
+        self.task_timeout_s = settings.task_timeout
+        self.environment = ""
+        """``pe`` or ``pc`` where Prism says so (X-Ntnx-Env)."""
+        self.clock_offset_s = 0.0
+        self._basic = "Basic " + base64.b64encode(f"{settings.username}:{secret}".encode()).decode()
+        self._breaker = Breaker(state_dir, address, settings.username, secret, clock)
+        self._wire = Wire(address, trust_of(settings), max_calls=settings.max_calls)
+        self._patience = Patience(clock, budget_s=settings.retry_budget)
+        self._slots = asyncio.Semaphore(settings.max_calls)
+        self._log_in_lock = asyncio.Lock()
+        self._cookies: dict[str, str] = {}
+        self._log_ins = 0
+        self._is_in = False
+        self._not_before = 0.0
+
+    async def get(self, api: str, path: str, *, query: Mapping[str, str] | None = None) -> Any:
+        return await self.call("GET", api, path, query=query)
+
+    async def post(
+        self, api: str, path: str, body: Any, *, repeat: Repeat = Repeat.SAFE, timeout_s: float | None = None
+    ) -> Any:
+        return await self.call("POST", api, path, body=body, repeat=repeat, timeout_s=timeout_s)
+
+    async def call(
+        self,
+        method: str,
+        api: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        repeat: Repeat = Repeat.SAFE,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """One call with its repetitions; returns the parsed body (None when empty).
+
+        Raises NotFound, RightsMissing, Conflict, RequestRefused (definite: no effect),
+        LoginRefused, CertificateRejected; Overloaded, HypervisorUnreachable when the
+        patience is used up; EffectUnknown for ``Repeat.NEVER``. A 429 on such a call is
+        Overloaded at once: refused, but only the caller may look and send again.
+        """
+        is_once = repeat is Repeat.NEVER
+        request = Request(method, api, path, body, query or {}, timeout_s or self.call_timeout_s, is_once)
+        effort = self._patience.effort()
+        while True:
+            try:
+                async with self._slots:
+                    await self._pace()
+                    return await self._authorised(request)
+            except ExchangeFailed as failure:
+                if is_once and failure.effect is not Effect.NONE:
+                    raise self._sent_once(failure, request.what) from None
+                wait_s = effort.next_wait(failure)
+                if wait_s is None:
+                    raise failure.error from None
+                self._hold_all(failure)
+                PRISM_RETRIES.labels(failure.reason).inc()
+                log.debug("prism.repeat", call=request.what, reason=failure.reason, wait_s=wait_s)
+            await self.clock.sleep(wait_s)
+
+    async def log_in(self) -> Any:
+        """Log in and say who we are: the body of ``users/me``. Raises what ``call`` raises."""
+        return await self.get("v3", _ME)
+
+    async def close(self) -> None:
+        """Log out, if Prism still listens, and let go of connections."""
+        if self._cookies and self._patience.is_well:
+            try:
+                await self._send(Request("GET", "v3", "logout", None, {}, _GOODBYE_S, is_once=False), basic=False)
+            except (ExchangeFailed, MoverError) as error:
+                log.debug("prism.logout", host=str(self.address), said=str(error))
+        await self._wire.close()
+
+    async def _authorised(self, request: Request) -> Any:
+        if not self._is_in:
+            await self._log_in(after=self._log_ins)
+        seen, basic = self._log_ins, not self._cookies
+        answer = await self._send(request, basic=basic)
+        if answer.status == 401 and not basic:
+            PRISM_RETRIES.labels("401").inc()
+            await self._log_in(after=seen)
+            answer = await self._send(request, basic=True)
+        if answer.status == 401:
+            self._is_in = False
+            raise self._breaker.open()
+        return self._judged(answer, request.what)
+
+    async def _log_in(self, *, after: int) -> None:
+        """One Basic try at a time: many calls with a wrong password would lock the account."""
+        async with self._log_in_lock:
+            if self._log_ins != after and self._is_in:
+                return
+            self._is_in = False
+            self._cookies = {}
+            self._breaker.check()
+            try:
+                await self._introduce()
+            except ExchangeFailed as failure:
+                # The caller's own request has not been sent yet.
+                failure.effect = Effect.NONE
+                raise
+            self._breaker.close()
+            self._is_in = True
+            self._log_ins += 1
+
+    async def _introduce(self) -> None:
+        answer = await self._send(Request("GET", "v3", _ME, None, {}, self.call_timeout_s, is_once=False), basic=True)
+        if answer.status == 401:
+            raise self._breaker.open()
+        if answer.status == 404 and answer.is_json:
+            raise self._no_prism()
+        self._judged(answer, f"GET v3/{_ME}")
+
+    async def _send(self, request: Request, *, basic: bool) -> Answer:
+        written = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        headers = {"Authorization": self._basic} if basic else {"Cookie": written}
+        answer, cookies = await self._wire.exchange(request, headers)
+        if answer.status != 401:
+            self._cookies = {name: value for name, value in {**self._cookies, **cookies}.items() if value}
+        self._note(answer)
+        return answer
+
+    def _judged(self, answer: Answer, what: str) -> Any:
+        """The body, or the error that the answer stands for."""
+        host = str(self.address)
+        reason = passing_trouble(answer)
+        if reason is not None:
+            effect = Effect.REFUSED if reason == "429" else Effect.UNKNOWN
+            error = trouble(answer, what=what, host=host)
+            raise ExchangeFailed(error, reason=reason, effect=effect, wait_s=_retry_after(answer))
+        self._patience.succeeded()
+        if effective_status(answer) >= 400:
+            raise refusal(answer, what=what, host=host)
+        return answer.body
+
+    def _note(self, answer: Answer) -> None:
+        self.environment = answer.headers.get("X-Ntnx-Env", self.environment).lower()
+        try:
+            theirs = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+        except (ValueError, TypeError):
+            return
+        self.clock_offset_s = theirs - self.clock.now()
+
+    async def _pace(self) -> None:
+        wait_s = self._not_before - self.clock.monotonic()
+        if wait_s > 0:
+            await self.clock.sleep(wait_s)
+
+    def _hold_all(self, failure: ExchangeFailed) -> None:
+        """Prism named a time (Retry-After): it is meant for all calls."""
+        if failure.wait_s > 0:
+            self._not_before = max(self._not_before, self.clock.monotonic() + failure.wait_s)
+
+    def _sent_once(self, failure: ExchangeFailed, what: str) -> MoverError:
+        if failure.effect is Effect.REFUSED:
+            return failure.error
+        return EffectUnknown(
+            f"{what} was sent to {self.address}, its outcome is not known: {failure.error.message}",
+            remedy="Nothing is sent twice: `mover orphans` looks what became of it.",
+            operation=what,
+            host=str(self.address),
+            reason=failure.reason,
+        )
+
+    def _no_prism(self) -> UnsupportedEndpoint:
+        return UnsupportedEndpoint(
+            f"{self.address} does not serve Prism's v3 interface",
+            remedy="Set prism.url to the address of a Prism Element or Prism Central (port 9440).",
+            host=str(self.address),
+        )
+
+
+def _retry_after(answer: Answer) -> float:
+    try:
+        return min(60.0, max(0.0, float(answer.headers.get("Retry-After", "0"))))
+    except ValueError:
+        return 0.0

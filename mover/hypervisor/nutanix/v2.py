@@ -1,0 +1,108 @@
+"""Prism v2 JSON ↔ our values: disks with both UUIDs, containers, attach, detach, power, boot.
+
+Enum case differs between request and answer: compared in lower case, written in upper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mover.hypervisor.nutanix.reading import Json, flag, items, members, number, text, uuid
+from mover.model.machine import CloneSource, Disk, DiskKind, EmptyDisk, Slot, StorageContainer
+
+WITH_DISKS = {"include_vm_disk_config": "true"}
+WITH_ALL = {"include_vm_disk_config": "true", "include_vm_nic_config": "true"}
+
+
+def read_disks(vm: Json) -> tuple[Disk, ...]:
+    """``vm_disk_info`` → disks in slot order. Both UUIDs, and what each was cloned from."""
+    return tuple(sorted((read_disk(entry) for entry in items(vm, "vm_disk_info")), key=lambda disk: disk.slot))
+
+
+def read_disk(entry: Json) -> Disk:
+    """One entry of ``vm_disk_info``."""
+    address = members(entry, "disk_address")
+    group = uuid(address, "volume_group_uuid")
+    return Disk(
+        device_uuid=uuid(address, "device_uuid") or group,
+        slot=Slot(text(address, "device_bus").lower(), number(address, "device_index")),
+        kind=_kind(entry, group),
+        size_bytes=number(entry, "size"),
+        vmdisk_uuid=uuid(address, "vmdisk_uuid") or None,
+        container_uuid=uuid(entry, "storage_container_uuid") or None,
+        source_path=text(entry, "source_disk_address", "ndfs_filepath") or None,
+        source_vmdisk_uuid=uuid(entry, "source_disk_address", "vmdisk_uuid") or None,
+        volume_group_uuid=group or None,
+    )
+
+
+def _kind(entry: Json, group: str) -> DiskKind:
+    if group:
+        return DiskKind.VOLUME_GROUP
+    is_cdrom = flag(entry, "is_cdrom") or flag(entry, "disk_address", "is_cdrom")
+    return DiskKind.CDROM if is_cdrom else DiskKind.DISK
+
+
+def read_is_on(vm: Json) -> bool:
+    """Anything but off, unknown or powering off keeps the VM running."""
+    return text(vm, "power_state").lower() not in ("", "unknown", "off", "powering_off")
+
+
+def read_container(entity: Json) -> StorageContainer:
+    """One of ``storage_containers``; its numbers come as strings."""
+    return StorageContainer(
+        uuid=uuid(entity, "storage_container_uuid"),
+        name=text(entity, "name"),
+        cluster_uuid=uuid(entity, "cluster_uuid"),
+        capacity_bytes=number(entity, "usage_stats", "storage.user_capacity_bytes") or number(entity, "max_capacity"),
+        free_bytes=number(entity, "usage_stats", "storage.user_free_bytes"),
+    )
+
+
+def is_usable_container(entity: Json) -> bool:
+    """Not Prism's own and not about to go."""
+    return not flag(entity, "is_nutanix_managed") and not flag(entity, "marked_for_removal")
+
+
+def read_refusal(vm: Json) -> str | None:
+    """Why disaster-recovery work flows must leave this VM alone (service VMs)."""
+    return text(vm, "cbr_not_capable_reason").strip() or None
+
+
+def attach_body(slot: Slot, source: CloneSource | EmptyDisk, *, container_uuid: str | None) -> dict[str, Any]:
+    """Body of ``disks/attach``: one disk, its slot, exactly one source.
+
+    container_uuid: written beside a clone's source where given; an empty disk brings its own.
+    """
+    disk: dict[str, Any] = {"disk_address": {"device_bus": slot.bus.upper(), "device_index": slot.index}}
+    if isinstance(source, EmptyDisk):
+        disk["vm_disk_create"] = {"size": source.size_bytes, "storage_container_uuid": source.container_uuid}
+    else:
+        disk["vm_disk_clone"] = _clone(source, container_uuid)
+    return {"vm_disks": [disk]}
+
+
+def _clone(source: CloneSource, container_uuid: str | None) -> dict[str, Any]:
+    if bool(source.path) == bool(source.vmdisk_uuid):
+        raise ValueError("a clone has one source: a path or a vmdisk UUID")
+    # Never both members of the address: an attach may set only one of them.
+    address = {"ndfs_filepath": source.path} if source.path else {"vmdisk_uuid": source.vmdisk_uuid}
+    clone: dict[str, Any] = {"disk_address": address}
+    if container_uuid:
+        clone["storage_container_uuid"] = container_uuid
+    return clone
+
+
+def detach_body(vm_uuid: str, vmdisk_uuid: str) -> dict[str, Any]:
+    """Body of ``disks/detach``: by vmdisk UUID, never by slot."""
+    return {"uuid": vm_uuid, "vm_disks": [{"disk_address": {"vmdisk_uuid": vmdisk_uuid}}]}
+
+
+def power_body(*, on: bool) -> dict[str, Any]:
+    return {"transition": "ON" if on else "OFF"}
+
+
+def boot_body(slot: Slot) -> dict[str, Any]:
+    """Body of ``PUT vms/{uuid}``: the boot disk alone; v2 leaves unmentioned members as they are."""
+    address = {"device_bus": slot.bus.upper(), "device_index": slot.index}
+    return {"boot": {"boot_device_type": "DISK", "disk_address": address}}

@@ -1,0 +1,250 @@
+"""VMs made, finished, switched and deleted. A v3 PUT of a VM does not exist here, on purpose:
+
+it deletes every disk that it does not list. Categories are given at creation, the boot disk
+by v2, which leaves alone what it is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mover import logs
+from mover.errors import Conflict, EffectUnknown, HypervisorError, NotFound, RequestRefused, RightsMissing, TaskFailed
+from mover.hypervisor.nutanix import rebuild, v2, v3
+from mover.hypervisor.nutanix.answers import message_of
+from mover.hypervisor.nutanix.endpoints import Endpoints
+from mover.hypervisor.nutanix.inventory import read_networks
+from mover.hypervisor.nutanix.paging import list_v3
+from mover.hypervisor.nutanix.reading import Json, text, uuid
+from mover.hypervisor.nutanix.session import Session
+from mover.hypervisor.nutanix.snapshots import reserve
+from mover.hypervisor.nutanix.tasks import wait_for_v2, wait_for_v3
+from mover.hypervisor.protocol import VmRequest
+
+log = logs.get(__name__)
+
+_FIRST_LOOK_S = 0.1
+_LONGEST_LOOK_S = 5.0
+_SHOWN_WITHIN_S = 120.0
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to ask for the VM: by whom, and with what that a Prism may refuse."""
+
+    session: Session
+    vm_uuid: str
+    categories: Mapping[str, list[str]]
+    with_vtpm: bool
+
+
+async def create_vm(at: Endpoints, request: VmRequest, *, key: str) -> str:
+    """Make the VM, off, without data disks; returns its UUID.
+
+    Idempotent under ``key``: its UUID is reserved first, and a VM that exists under it is the
+    answer. A Prism that refuses vTPM or categories gets the same without them: ``finish_vm``
+    warns. Raises RequestRefused (network, MAC, or what Prism refuses), TaskFailed.
+    """
+    ways = await _ways(at, request, key)
+    for vm_uuid in {way.vm_uuid: None for way in ways}:
+        if await _find(at.element, vm_uuid) is not None:
+            return await _until_complete(at.element, vm_uuid)
+    networks = {network.uuid for network in await read_networks(at.element)}
+    macs = await _macs_in_use(at.element)
+    refusal: HypervisorError | None = None
+    for way in ways:
+        body = rebuild.create_body(
+            request,
+            vm_uuid=way.vm_uuid,
+            cluster_uuid=at.cluster.uuid,
+            networks=networks,
+            macs_in_use=macs,
+            with_vtpm=way.with_vtpm,
+            categories=way.categories,
+        )
+        try:
+            await _create(way.session, body, at.element)
+        except (RequestRefused, NotFound, RightsMissing) as refused:
+            log.info("prism.create-refused", host=str(way.session.address), said=refused.message)
+            refusal = refusal or refused
+            continue
+        return await _until_complete(at.element, way.vm_uuid)
+    raise refusal or RequestRefused("There is no way to make this VM", remedy="Report this with the log.")
+
+
+async def _ways(at: Endpoints, request: VmRequest, key: str) -> list[_Way]:
+    """Best first. Categories exist on Central alone, so it makes the VM where there are some."""
+    identifier = f"{key}-vm"
+    vtpm = [True, False] if rebuild.has_saved_vtpm(request.spec) else [False]
+    categories = rebuild.saved_categories(request.spec)
+    ways = []
+    if at.central is not None and categories:
+        try:
+            reserved = await reserve(at.central, identifier)
+        except (NotFound, RightsMissing) as refused:
+            log.info("prism.no-create-by-central", host=str(at.central.address), said=refused.message)
+        else:
+            ways += [_Way(at.central, reserved, categories, with_vtpm) for with_vtpm in vtpm]
+    reserved = await reserve(at.element, identifier)
+    return ways + [_Way(at.element, reserved, {}, with_vtpm) for with_vtpm in vtpm]
+
+
+async def _create(session: Session, body: Json, element: Session) -> None:
+    """POST under a reserved UUID; 202 and "exists" mean the same. Idempotent."""
+    vm_uuid = uuid(body, "metadata", "uuid")
+    what = f"create VM {text(body, 'spec', 'name')}"
+    for attempt in range(_TRIES):
+        try:
+            answer = await session.post("v3", "vms", body)
+        except Conflict:
+            if await _find(element, vm_uuid) is not None:
+                return
+            if attempt == _TRIES - 1:
+                raise
+        else:
+            await wait_for_v3(session, answer, what=what)
+            return
+        await session.clock.sleep(0.5 * 2**attempt)
+
+
+async def _until_complete(element: Session, vm_uuid: str) -> str:
+    """Wait until the Element shows the VM whole: it may lag behind a Central."""
+    pause_s = _FIRST_LOOK_S
+    deadline = element.clock.monotonic() + _SHOWN_WITHIN_S
+    while True:
+        found = await _find(element, vm_uuid)
+        state = text(found, "status", "state").upper()
+        if state == "ERROR":
+            raise TaskFailed(
+                f"Prism could not make VM {v3.name_of(found or {})}: {message_of(found) or 'no explanation'}",
+                remedy="Delete the half-made VM in Prism (or by `mover orphans --apply`), then restore again.",
+                vm_uuid=vm_uuid,
+            )
+        if found is not None and state in ("COMPLETE", ""):
+            return vm_uuid
+        if element.clock.monotonic() >= deadline:
+            raise EffectUnknown(
+                f"The new VM {vm_uuid} is not shown complete after {_SHOWN_WITHIN_S:.0f} s",
+                remedy="Nothing is sent twice: `mover orphans` looks what became of it.",
+                vm_uuid=vm_uuid,
+            )
+        await element.clock.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
+
+
+async def finish_vm(at: Endpoints, vm_uuid: str, request: VmRequest) -> tuple[str, ...]:
+    """Set the boot disk; say in words what the VM lacks. Idempotent. Raises NotFound."""
+    element_view = await at.element.get("v3", f"vms/{vm_uuid}")
+    warnings = [*_lost(element_view, request)]
+    warnings += await _lost_categories(at, vm_uuid, request)
+    slot = rebuild.saved_boot_slot(request.spec)
+    if slot is not None:
+        try:
+            answer = await at.element.call("PUT", "v2", f"vms/{vm_uuid}/", body=v2.boot_body(slot))
+            await wait_for_v2(at.element, answer, what=f"set the boot disk of VM {vm_uuid}")
+        except (NotFound, RequestRefused, Conflict, TaskFailed) as refused:
+            warnings.append(f"Its boot disk {slot} could not be set ({refused.message}): set it in Prism.")
+    return tuple(warnings)
+
+
+def _lost(made: Json, request: VmRequest) -> Iterator[str]:
+    """What was saved and cannot come back."""
+    if rebuild.has_saved_vtpm(request.spec):
+        if v3.read_has_vtpm(made):
+            yield "Its vTPM is new and empty: secrets sealed to the old one (BitLocker) need their recovery key."
+        else:
+            yield "It had a vTPM, this Prism made none: add it in Prism, and keep recovery keys at hand."
+    if rebuild.has_saved_gpus(request.spec):
+        yield "Its GPUs are not restored: assign them in Prism."
+    saved_boot = v3.read_boot_type(rebuild.saved_entity(request.spec))
+    if saved_boot != "legacy":
+        yield "Its UEFI variables are new: if it does not boot, choose the boot file in the firmware's menu."
+    if v3.read_boot_type(made) != saved_boot:
+        yield f"It boots by {v3.read_boot_type(made)}, the original by {saved_boot}: correct it in Prism."
+
+
+async def _lost_categories(at: Endpoints, vm_uuid: str, request: VmRequest) -> list[str]:
+    wanted = rebuild.saved_categories(request.spec)
+    if not wanted:
+        return []
+    has: Mapping[str, tuple[str, ...]] = {}
+    if at.central is not None:
+        try:
+            has = v3.read_categories(await at.central.get("v3", f"vms/{vm_uuid}"))
+        except NotFound:
+            log.info("prism.central-lags", vm=vm_uuid)
+    missing = sorted(
+        f"{key}:{value}" for key, values in wanted.items() for value in values if value not in has.get(key, ())
+    )
+    return [f"Its categories are not set: {', '.join(missing)}. Assign them in Prism Central."] if missing else []
+
+
+async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
+    """Hard power on or off. Idempotent by the state it asks for; proven by a GET. Raises NotFound, TaskFailed."""
+    failure: HypervisorError | None = None
+    for attempt in range(_TRIES):
+        if v2.read_is_on(await session.get("v2", f"vms/{vm_uuid}")) is on:
+            return
+        try:
+            answer = await session.post("v2", f"vms/{vm_uuid}/set_power_state/", v2.power_body(on=on))
+            await wait_for_v2(session, answer, what=f"power VM {vm_uuid} {'on' if on else 'off'}")
+        except (Conflict, TaskFailed, RequestRefused) as error:
+            failure = error
+        await session.clock.sleep(_FIRST_LOOK_S * 2**attempt)
+    raise failure or EffectUnknown(
+        f"VM {vm_uuid} does not turn {'on' if on else 'off'}, although Prism reports success",
+        remedy="Look at the VM in Prism.",
+        vm_uuid=vm_uuid,
+    )
+
+
+async def delete_vm(session: Session, vm_uuid: str) -> None:
+    """Delete a VM, by UUID only. Idempotent: gone already is success; waits until it is gone."""
+    for attempt in range(_TRIES):
+        try:
+            answer = await session.call("DELETE", "v3", f"vms/{vm_uuid}")
+            await wait_for_v3(session, answer, what=f"delete VM {vm_uuid}")
+            break
+        except NotFound:
+            return
+        except Conflict:
+            if attempt == _TRIES - 1:
+                raise
+        await session.clock.sleep(0.5 * 2**attempt)
+    pause_s = _FIRST_LOOK_S
+    deadline = session.clock.monotonic() + _SHOWN_WITHIN_S
+    while await _find(session, vm_uuid) is not None and session.clock.monotonic() < deadline:
+        await session.clock.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
+
+
+async def list_vms(session: Session, name_prefix: str) -> tuple[tuple[str, str], ...]:
+    """(UUID, name) of VMs whose name or description begins so. Only reads."""
+    return tuple(
+        (uuid(entity, "metadata", "uuid"), v3.name_of(entity))
+        for entity in await list_v3(session, "vm")
+        if v3.name_of(entity).startswith(name_prefix) or _description(entity).startswith(name_prefix)
+    )
+
+
+def _description(entity: Json) -> str:
+    return text(entity, "status", "description") or text(entity, "spec", "description")
+
+
+async def _macs_in_use(session: Session) -> dict[str, str]:
+    return {
+        nic.mac_address: v3.name_of(entity)
+        for entity in await list_v3(session, "vm")
+        for nic in v3.read_nics(entity)
+        if nic.mac_address
+    }
+
+
+async def _find(session: Session, vm_uuid: str) -> Json | None:
+    try:
+        found = await session.get("v3", f"vms/{vm_uuid}")
+    except NotFound:
+        return None
+    return found if isinstance(found, dict) else None
