@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 from mover.errors import LabError
-from mover.lab import extents, loops
+from mover.lab import extents, loops, tools
 from mover.lab.extents import Row
 from mover.units import GIB
 
 IMAGE_BYTES = 64 * GIB
 """Sparse: what the bank could ever hold. Space is given back by discard."""
 
-_MKFS = ("mkfs.xfs", "-q", "-f", "-m", "reflink=1", "-s", "size=512")
+_MKFS_OPTIONS = ("-q", "-f", "-m", "reflink=1", "-s", "size=512")
 
 
 class DiskBank:
@@ -51,7 +49,7 @@ class DiskBank:
     def _prepare(self, use_loop: bool | None, image_bytes: int) -> str:
         if use_loop is False or ((self.root / "live").exists() and not self._image.exists()):
             return "plain files"
-        reason = loops.usable() or (None if shutil.which("mkfs.xfs") else "mkfs.xfs is missing")
+        reason = loops.usable() or (None if tools.find("mkfs.xfs") else "mkfs.xfs is missing")
         if reason is None:
             try:
                 self._mount(image_bytes)
@@ -81,7 +79,7 @@ class DiskBank:
         if not self._image.exists():
             _make_image(self._image, image_bytes)
         node = self.folder / "bank.node"
-        loop = loops.attach(self._image, node, sector_bytes=512, strict=False)
+        loop = loops.attach(self._image, node, sector_bytes=512, is_strict=False)
         try:
             loops.mount(node, self.root, "xfs", options="discard")
             self._is_mounted = True
@@ -217,10 +215,11 @@ def _make_image(image: Path, size_bytes: int) -> None:
     fresh = image.with_suffix(".new")
     with open(fresh, "wb") as file:
         file.truncate(size_bytes)
-    done = subprocess.run([*_MKFS, str(fresh)], capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        tools.run("mkfs.xfs", *_MKFS_OPTIONS, str(fresh))
+    except LabError:
         fresh.unlink()
-        raise LabError(f"mkfs.xfs failed: {done.stderr.strip()}", remedy="Install xfsprogs 5.10 or later.")
+        raise
     fresh.replace(image)
 
 

@@ -31,6 +31,7 @@ _SET_CAPACITY = 0x4C07
 _CONFIGURE = 0x4C0A
 _CTL_ADD = 0x4C80
 _CTL_REMOVE = 0x4C81
+_READ_ONLY = 1
 _DIRECT_IO = 16
 _AUTOCLEAR = 4
 _STATUS = struct.Struct("<5Q4I64s64s32s2Q")
@@ -70,18 +71,31 @@ def usable() -> str | None:
     return None
 
 
-def attach(backing: Path, node: Path, *, sector_bytes: int, limit_bytes: int = 0, strict: bool = True) -> Loop:
+def attach(
+    backing: Path,
+    node: Path,
+    *,
+    sector_bytes: int,
+    offset_bytes: int = 0,
+    limit_bytes: int = 0,
+    read_only: bool = False,
+    is_strict: bool = True,
+) -> Loop:
     """Attach a file to a fresh loop device with direct I/O; ``node`` becomes its block node.
 
-    limit_bytes: show only so much of the file (0 = all). strict: direct I/O at that sector
-    size must be proven by the kernel and by a read, otherwise LabError and nothing is left.
+    offset_bytes, limit_bytes: show only that part of the file (limit 0 = to its end).
+    is_strict: direct I/O at that sector size must be proven by the kernel and by a read,
+    otherwise LabError and nothing is left.
     """
     number = _add()
     try:
         make_node(number, node)
-        _configure(number, node, backing, sector_bytes, limit_bytes)
+        flags = _DIRECT_IO | (_READ_ONLY if read_only else 0)
+        name = str(backing).encode()[:63]
+        info = _STATUS.pack(0, 0, 0, offset_bytes, limit_bytes, number, 0, 0, flags, name, b"", b"", 0, 0)
+        _configure(node, backing, sector_bytes, info, os.O_RDONLY if read_only else os.O_RDWR)
         loop = Loop(number, node, sector_bytes)
-        if strict:
+        if is_strict:
             _prove_direct(loop, backing)
     except BaseException:
         release(number)
@@ -121,12 +135,10 @@ def _add() -> int:
     raise LabError("every loop device number is taken", remedy="Run `mover lab --clean` on folders of old labs.")
 
 
-def _configure(number: int, node: Path, backing: Path, sector_bytes: int, limit_bytes: int) -> None:
-    name = str(backing).encode()[:63]
-    info = _STATUS.pack(0, 0, 0, 0, limit_bytes, number, 0, 0, _DIRECT_IO, name, b"", b"", 0, 0)
-    file = os.open(backing, os.O_RDWR)
+def _configure(node: Path, backing: Path, sector_bytes: int, info: bytes, mode: int) -> None:
+    file = os.open(backing, mode)
     try:
-        device = os.open(node, os.O_RDWR)
+        device = os.open(node, mode)
         try:
             fcntl.ioctl(device, _CONFIGURE, _CONFIG.pack(file, sector_bytes, info, *[0] * 8))
         except OSError as failure:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mover.errors import LabError
-from mover.lab import disks, loops
+from mover.lab import disks, loops, tools
 from mover.lab.disks import DiskBank
 
 MIB = 1 << 20
@@ -131,7 +131,7 @@ def test_clean_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.root
 @needs_root
 def test_missing_mkfs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(tools, "find", lambda name: None)
     bank = DiskBank(tmp_path)
     bank.close()
     assert bank.how == "plain files (mkfs.xfs is missing)"
