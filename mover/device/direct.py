@@ -107,6 +107,10 @@ class DirectDevice:
         return self._sector_bytes
 
     @property
+    def is_writable(self) -> bool:
+        return ioctl.status_flags(self._fd) & os.O_ACCMODE == os.O_RDWR
+
+    @property
     def is_direct(self) -> bool:
         """False where the file system (tmpfs, some FUSE) has no direct I/O."""
         return bool(ioctl.status_flags(self._fd) & os.O_DIRECT)
@@ -144,10 +148,12 @@ class DirectDevice:
                 os.close(fd)
 
     def release(self) -> None:
-        """Close, and have the kernel forget the disk, so that Prism can take it away. Idempotent."""
+        """Flush, have the kernel forget the disk, close: then Prism can take it away. Idempotent."""
         if self._fd < 0:
             return
         try:
+            if self.is_writable:
+                self.flush()
             if self._on_release is not None:
                 self._on_release()
         finally:

@@ -147,6 +147,16 @@ class Locator:
 
     def _try(self, want: Want) -> DirectDevice | DeviceAbsent | DeviceBusy:
         """One look. What may pass with time is returned, what cannot is raised."""
+        try:
+            return self._look(want)
+        except OSError as error:
+            raise refused(
+                "unreadable",
+                f"What the kernel says of disks and mounts cannot be read, so {want} cannot be proven: {error}",
+                "Run as root; a container needs the host's /sys and /dev, and its own /proc.",
+            ) from error
+
+    def _look(self, want: Want) -> DirectDevice | DeviceAbsent | DeviceBusy:
         disks = sysfs.disks(self._root)
         disk = choose(disks, want)
         if isinstance(disk, DeviceAbsent):

@@ -1,0 +1,170 @@
+"""A restore to a file: whole under its name, or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from mmap import mmap
+from pathlib import Path
+
+import pytest
+
+from mover.device import files
+from mover.device.files import FileTarget, open_file_source
+from mover.errors import TargetExists, UsageError
+
+SIZE = (1 << 20) + 513
+
+
+def write(target: FileTarget, offset: int, byte: bytes, length: int) -> None:
+    with mmap(-1, 1 << 20) as memory, memoryview(memory) as view:
+        view[:length] = byte * length
+        target.write_from(view[:length], offset)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_the_file_has_its_name_only_when_committed(tmp_path: Path):
+    path = tmp_path / "web01.raw"
+    with FileTarget.create(path, SIZE) as target:
+        assert (target.size_bytes, target.sector_bytes) == (SIZE, 4096)
+        assert str(path) in target.name
+        write(target, 4096, b"a", 8192)
+        write(target, 1 << 20, b"z", 513)
+        assert not path.exists()
+        target.flush()
+        target.commit()
+    content = path.read_bytes()
+    assert len(content) == SIZE
+    assert content[4096:12288] == b"a" * 8192
+    assert content[-513:] == b"z" * 513
+    assert content[:4096] == bytes(4096)
+    assert names(tmp_path) == ["web01.raw"]
+
+
+def test_what_was_not_written_takes_no_space(tmp_path: Path):
+    path = tmp_path / "sparse.raw"
+    with FileTarget.create(path, 1 << 34) as target:
+        write(target, 1 << 33, b"x", 4096)
+        target.commit()
+    assert path.stat().st_size == 1 << 34
+    assert path.stat().st_blocks * 512 < 1 << 20
+
+
+def test_nothing_is_left_of_a_restore_that_failed(tmp_path: Path):
+    with FileTarget.create(tmp_path / "x.raw", SIZE) as target:
+        write(target, 0, b"a", 4096)
+        assert names(tmp_path) != []
+    assert names(tmp_path) == []
+
+
+def test_an_existing_file_is_never_touched(tmp_path: Path):
+    path = tmp_path / "x.raw"
+    path.write_bytes(b"precious")
+    with pytest.raises(TargetExists, match="exists already"):
+        FileTarget.create(path, SIZE)
+    assert path.read_bytes() == b"precious"
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(TargetExists):
+        FileTarget.create(path, SIZE)
+
+
+def test_a_file_that_comes_up_meanwhile_wins(tmp_path: Path):
+    path = tmp_path / "x.raw"
+    with FileTarget.create(path, SIZE) as target:
+        path.write_bytes(b"precious")
+        with pytest.raises(TargetExists):
+            target.commit()
+    assert path.read_bytes() == b"precious"
+    assert names(tmp_path) == ["x.raw"]
+
+
+def test_two_restores_to_one_name_do_not_run_side_by_side(tmp_path: Path):
+    with FileTarget.create(tmp_path / "x.raw", SIZE) as first:
+        with pytest.raises(TargetExists, match="Another process"):
+            FileTarget.create(tmp_path / "x.raw", SIZE)
+        first.commit()
+    assert names(tmp_path) == ["x.raw"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mover.device.files import FileTarget
+target = FileTarget.create(Path(sys.argv[1]), 1 << 20)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_kill_leaves_is_unmistakable_and_swept_by_the_next_restore(tmp_path: Path):
+    path = tmp_path / "x.raw"
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False, cwd=Path.cwd())
+    assert killed.returncode < 0
+    [left] = names(tmp_path)
+    assert left.startswith("x.raw.")
+    assert left.endswith(".partial")
+    (tmp_path / "x.raw.notes").write_text("mine")
+    with FileTarget.create(path, SIZE) as target:
+        target.commit()
+    assert names(tmp_path) == ["x.raw", "x.raw.notes"]
+
+
+def test_a_finished_file_survives_a_kill_before_its_second_name_went(tmp_path: Path):
+    """Between link and unlink a file has two names; a later sweep must take the name, not the bytes."""
+    done = tmp_path / "moved.raw"
+    done.write_bytes(b"whole")
+    os.link(done, tmp_path / "x.raw.0123abcd.partial")
+    with FileTarget.create(tmp_path / "x.raw", SIZE) as target:
+        target.commit()
+    assert done.read_bytes() == b"whole"
+    assert names(tmp_path) == ["moved.raw", "x.raw"]
+
+
+def test_file_systems_without_hard_links_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(files.os, "link", no_links)
+    with FileTarget.create(tmp_path / "x.raw", SIZE) as target:
+        target.commit()
+    assert names(tmp_path) == ["x.raw"]
+    assert (tmp_path / "x.raw").stat().st_size == SIZE
+
+
+@pytest.mark.parametrize("path", ["no/such/folder/x.raw", "file/x.raw", "x" * 300])
+def test_a_place_that_cannot_hold_it_is_a_users_mistake(tmp_path: Path, path: str):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError) as caught:
+        FileTarget.create(tmp_path / path, SIZE)
+    assert str(tmp_path) in caught.value.message
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_size_that_no_file_can_have_leaves_nothing(tmp_path: Path):
+    with pytest.raises(UsageError):
+        FileTarget.create(tmp_path / "x.raw", 1 << 62)
+    assert names(tmp_path) == []
+
+
+def test_without_direct_io_it_still_works():
+    folder = Path("/dev/shm")
+    path = folder / f"mover-test-{os.getpid()}.raw"
+    try:
+        with FileTarget.create(path, SIZE) as target:
+            write(target, 0, b"a", 4096)
+            assert target.is_direct in (True, False)
+            target.commit()
+        with open_file_source(path) as source:
+            assert source.size_bytes == SIZE
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def test_a_source_that_is_not_there_is_a_users_mistake(tmp_path: Path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_file_source(tmp_path / "none.raw")
