@@ -1,0 +1,312 @@
+"""Faults and cancellation in the middle of a disk: the first error wins, nothing leaks, nobody hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from random import Random
+
+import pytest
+
+from mover.clock import FakeClock
+from mover.errors import Damaged, DeviceFault, DeviceRefused, StoreUnreachable
+from mover.model.point import ID_BYTES, ReadMode
+from mover.model.region import Regions
+from mover.pipeline.disk_to_repository import DiskCopy, copy_disk
+from mover.pipeline.flow import Meter
+from mover.pipeline.plan import Audit
+from mover.pipeline.repository_to_disk import restore_disk
+from tests.support.plainrepo import MemoryDisk, PlainMap, PlainRepository
+from tests.unit.test_pipeline_roundtrip import BLOCK, full, restored, workers
+
+SIZE = 24 * BLOCK + 100
+CONTENT = Random(4).randbytes(SIZE)
+
+
+class Nth:
+    """Fails the n-th call of one name."""
+
+    def __init__(self, name: str, n: int, error: Exception) -> None:
+        self.name, self.left, self.error = name, n, error
+        self.lock = threading.Lock()
+
+    def __call__(self, name: str, offset: int = 0) -> None:
+        if name == self.name:
+            with self.lock:
+                self.left -= 1
+                if self.left == 0:
+                    raise self.error
+
+
+def eio(offset: int) -> DeviceFault:
+    return DeviceFault("EIO", remedy="Replace the disk.", offset_bytes=offset, length_bytes=512)
+
+
+def assert_nothing_leaked(pool) -> None:
+    assert pool.budget.used_bytes == 0
+    assert pool._pools == {}
+    for thread in threading.enumerate():
+        if thread.name.startswith("read-"):
+            thread.join(5)  # it has left its lane, and is on its last line
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+@pytest.mark.parametrize("name", ["read", "store_block"])
+async def test_nth_failure_of_a_copy(name, n):
+    error = eio(4096)
+    fault = Nth(name, n, error)
+    disk = MemoryDisk(CONTENT, fault if name == "read" else lambda *_: None)
+    repository = PlainRepository(fault)
+    with workers() as pool:
+        with pytest.raises(DeviceFault) as caught:
+            await full(repository, disk, pool)
+        assert caught.value is error
+        assert_nothing_leaked(pool)
+        disk.close()
+        again = await full(repository, disk, pool)
+        assert (await restored(repository, again.node_ids, SIZE, pool))[0] == CONTENT
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", ["open_map", "locate", "fetch", "open_block", "write", "flush", "read"])
+async def test_nth_failure_of_a_restore(name, n):
+    if name in ("open_map", "locate", "flush") and n > 1:
+        n = 1
+    repository = PlainRepository()
+    with workers() as pool:
+        node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
+        error = StoreUnreachable("no answer", remedy="Look at the store.")
+        fault = Nth(name, n, error)
+        repository.fault = fault
+        target = MemoryDisk(bytes(SIZE), fault)
+        with pytest.raises(StoreUnreachable) as caught:
+            await restore(repository, node_ids, pool, target)
+        assert caught.value is error
+        assert_nothing_leaked(pool)
+        target.close()
+        repository.fault = lambda _: None
+        assert (await restored(repository, node_ids, SIZE, pool))[0] == CONTENT
+
+
+async def restore(repository, node_ids, pool, target, **changes):
+    return await restore_disk(
+        repository.image(node_ids, size_bytes=SIZE, block_bytes=BLOCK),
+        reader=repository,
+        workers=pool,
+        target=target,
+        meter=Meter(),
+        skip_zero=changes.get("skip_zero", True),
+        readback_blocks=4,
+        dice=Random(1),
+    )
+
+
+async def test_many_failures_at_once_give_one_error():
+    def fault(name: str, offset: int = 0) -> None:
+        if name == "read" and offset >= 6 * BLOCK:
+            raise eio(offset)
+
+    with workers() as pool:
+        with pytest.raises(DeviceFault):
+            await full(PlainRepository(), MemoryDisk(CONTENT, fault), pool)
+        assert_nothing_leaked(pool)
+
+
+async def test_a_damaged_base_map_ends_the_copy():
+    class BadMap(PlainMap):
+        async def ids(self, first_block: int, count: int) -> bytes:
+            raise Damaged("node 3", remedy="none")
+
+    job = DiskCopy(
+        size_bytes=SIZE,
+        block_bytes=BLOCK,
+        regions=Regions.of([], size_bytes=SIZE),
+        mode=ReadMode.INCREMENTAL,
+        unlisted="unchanged",
+        audit=Audit(4, Random(1)),
+        base_map=BadMap(bytearray(25 * ID_BYTES)),
+        base_size_bytes=SIZE,
+    )
+    with workers() as pool:
+        with pytest.raises(Damaged):
+            await copy_disk(job, workers=pool, session=PlainRepository(), device=MemoryDisk(CONTENT), meter=Meter())
+        assert_nothing_leaked(pool)
+
+
+class Turnstile:
+    """Holds threads at one call until opened; tells when the first has come."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.has_come = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        self.open = threading.Event()
+
+    def __call__(self, name: str, offset: int = 0) -> None:
+        if name == self.name:
+            self.loop.call_soon_threadsafe(self.has_come.set)
+            assert self.open.wait(20)
+
+
+@pytest.mark.parametrize("name", ["read", "store_block"])
+async def test_a_copy_cancelled_in_the_middle_leaves_nothing(name):
+    gate = Turnstile(name)
+    disk = MemoryDisk(CONTENT, gate)
+    with workers() as pool:
+        copying = asyncio.ensure_future(full(PlainRepository(gate), disk, pool))
+        await gate.has_come.wait()
+        copying.cancel()
+        await asyncio.wait([copying], timeout=0.05)
+        assert not copying.done(), "it must wait for the thread that still uses the device"
+        gate.open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await copying
+        assert_nothing_leaked(pool)
+        disk.close()
+
+
+@pytest.mark.parametrize("name", ["write", "open_block", "read"])
+async def test_a_restore_cancelled_in_the_middle_leaves_nothing(name):
+    repository = PlainRepository()
+    with workers() as pool:
+        node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
+        gate = Turnstile(name)
+        repository.fault = gate
+        target = MemoryDisk(bytes(SIZE), gate)
+        restoring = asyncio.ensure_future(restore(repository, node_ids, pool, target))
+        await gate.has_come.wait()
+        restoring.cancel()
+        gate.open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await restoring
+        assert_nothing_leaked(pool)
+        target.close()
+
+
+async def test_eight_disks_share_threads_and_budget():
+    repository = PlainRepository()
+    contents = [Random(seed).randbytes(SIZE) for seed in range(8)]
+    with workers() as pool:
+        results = await asyncio.gather(*(full(repository, MemoryDisk(c), pool) for c in contents))
+        outcomes = await asyncio.gather(*(restored(repository, r.node_ids, SIZE, pool) for r in results))
+        assert [outcome[0] for outcome in outcomes] == contents
+        assert_nothing_leaked(pool)
+
+
+async def test_one_disk_failing_leaves_its_sibling_alone():
+    repository = PlainRepository()
+    bad = MemoryDisk(CONTENT, Nth("read", 3, eio(0)))
+    with workers() as pool:
+        failed, fine = await asyncio.gather(
+            full(repository, bad, pool), full(repository, MemoryDisk(CONTENT), pool), return_exceptions=True
+        )
+        assert isinstance(failed, DeviceFault)
+        assert (await restored(repository, fine.node_ids, SIZE, pool))[0] == CONTENT
+
+
+async def test_a_device_of_another_size_is_refused():
+    job_size = SIZE + 512
+    job = DiskCopy(
+        size_bytes=job_size,
+        block_bytes=BLOCK,
+        regions=Regions.whole(job_size),
+        mode=ReadMode.FULL,
+        unlisted="zero",
+        audit=Audit(0, FakeClock().random()),
+    )
+    with workers() as pool:
+        with pytest.raises(DeviceRefused, match=str(job_size)):
+            await copy_disk(job, workers=pool, session=PlainRepository(), device=MemoryDisk(CONTENT), meter=Meter())
+        node_ids = (await full(PlainRepository(), MemoryDisk(CONTENT), pool)).node_ids
+        with pytest.raises(DeviceRefused, match="the image"):
+            await restore(PlainRepository(), node_ids, pool, MemoryDisk(bytes(SIZE - 1)))
+
+
+# --- damage
+
+
+async def verified(repository, node_ids, pool):
+    return await restore_disk(
+        repository.image(node_ids, size_bytes=SIZE, block_bytes=BLOCK),
+        reader=repository,
+        workers=pool,
+        target=None,
+        meter=Meter(),
+        skip_zero=True,
+        readback_blocks=4,
+        dice=Random(1),
+    )
+
+
+async def test_verify_names_every_damaged_object_and_what_depends_on_it():
+    repository = PlainRepository()
+    with workers() as pool:
+        node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
+        assert (await verified(repository, node_ids, pool)).damage == ()
+        ids = [node_ids[i : i + ID_BYTES] for i in range(0, len(node_ids), ID_BYTES)]
+        flipped, gone, lost = ids[2], repository.where[ids[-2]][0], ids[9]
+        pack, offset, _ = repository.where[flipped]
+        assert pack != gone
+        repository.packs[pack][offset + 7] ^= 1
+        repository.packs[gone] = bytearray()
+        del repository.where[lost]
+        damage = {d.object_name: d for d in (await verified(repository, node_ids, pool)).damage}
+        assert_nothing_leaked(pool)
+        assert damage[f"packs/{pack}"].ranges == [(2 * BLOCK, BLOCK)]
+        assert damage["index"].ranges == [(9 * BLOCK, BLOCK)]
+        in_gone = {
+            (i * BLOCK, min(BLOCK, SIZE - i * BLOCK))
+            for i, x in enumerate(ids)
+            if repository.where.get(x, (-1,))[0] == gone
+        }
+        assert set(damage[f"packs/{gone}"].ranges) == in_gone
+        for broken in (flipped, lost):
+            assert broken in ids
+        with pytest.raises(Damaged):
+            await restore(repository, node_ids, pool, MemoryDisk(bytes(SIZE)))
+        assert_nothing_leaked(pool)
+
+
+async def test_verify_finds_the_blocks_of_a_damaged_map_node():
+    repository = PlainRepository()
+
+    class BadNode(PlainMap):
+        async def ids(self, first_block: int, count: int) -> bytes:
+            if first_block + count > 16:
+                raise Damaged("node 1", remedy="none", object="node-1")
+            return await super().ids(first_block, count)
+
+    async def open_map(image):
+        return BadNode(bytearray(image.node_ids))
+
+    with workers() as pool:
+        node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
+        repository.open_map = open_map
+        (damage,) = (await verified(repository, node_ids, pool)).damage
+        assert damage.object_name == "node-1"
+        assert damage.lost_bytes == SIZE - 16 * BLOCK
+        with pytest.raises(Damaged):
+            await restore(repository, node_ids, pool, MemoryDisk(bytes(SIZE)))
+
+
+async def test_an_unreachable_store_is_not_damage():
+    repository = PlainRepository()
+    with workers() as pool:
+        node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
+        repository.fault = Nth("fetch", 2, StoreUnreachable("no answer", remedy="Look at the store."))
+        with pytest.raises(StoreUnreachable):
+            await verified(repository, node_ids, pool)
+
+
+async def test_a_target_that_forgets_is_found_by_reading_back():
+    class Forgetful(MemoryDisk):
+        def write_from(self, buffer: memoryview, offset_bytes: int) -> None:
+            pass
+
+    repository = PlainRepository()
+    with workers() as pool:
+        node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
+        with pytest.raises(DeviceFault, match="does not hold"):
+            await restore(repository, node_ids, pool, Forgetful(bytes(SIZE)))
+        assert_nothing_leaked(pool)
