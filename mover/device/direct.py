@@ -166,10 +166,13 @@ class DirectDevice:
         direct = align_down(len(view), self._sector_bytes)
         if direct != len(view) and end != self._size_bytes:
             raise ValueError(f"{len(view)} bytes at {offset} do not end at a sector of {self._name}")
+        # Slices are released as they are left: a fault's traceback must not keep a buffer from its pool.
         if direct:
-            self._transfer(call, self._fd, view[:direct], offset)
+            with view[:direct] as part:
+                self._transfer(call, self._fd, part, offset)
         if direct != len(view):
-            self._transfer(call, self._tail(), view[direct:], offset + direct)
+            with view[direct:] as part:
+                self._transfer(call, self._tail(), part, offset + direct)
 
     def _tail(self) -> int:
         """A buffered descriptor of the same open inode: direct I/O cannot move less than a sector."""
@@ -183,13 +186,13 @@ class DirectDevice:
         """Short transfers go on where they stopped; Python repeats interrupted ones."""
         done = 0
         while done < len(view):
-            try:
-                count = call(fd, [view[done:]], offset + done)
-            except OSError as error:
-                self._after(error, call, fd, view[done:], offset + done)
-                return
-            rest = len(view) - done - count
-            step = align_down(count, self._sector_bytes) if rest else count
+            with view[done:] as rest:
+                try:
+                    count = call(fd, [rest], offset + done)
+                except OSError as error:
+                    self._after(error, call, fd, rest, offset + done)
+                    return
+            step = count if done + count == len(view) else align_down(count, self._sector_bytes)
             if step <= 0:
                 ended = OSError(errno.ENXIO, "the device ends here")
                 raise self._fault(self._verb(call), [(offset + done, len(view) - done)], ended)
@@ -241,9 +244,10 @@ class _Prober:
             yield offset, len(view)
             return
         half = align_up(len(view) // 2, self._sector)
-        for part, at in ((view[:half], offset), (view[half:], offset + half)):
-            if not self.moves(part, at):
-                yield from self.failing(part, at)
+        for start, end in ((0, half), (half, len(view))):
+            with view[start:end] as part:
+                if not self.moves(part, offset + start):
+                    yield from self.failing(part, offset + start)
 
     def moves(self, view: memoryview, offset: int) -> bool:
         """Try once more, wholly."""
@@ -251,7 +255,8 @@ class _Prober:
         done = 0
         while done < len(view):
             try:
-                count = self._call(self._fd, [view[done:]], offset + done)
+                with view[done:] as rest:
+                    count = self._call(self._fd, [rest], offset + done)
             except OSError:
                 return False
             if count <= 0:
