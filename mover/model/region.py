@@ -33,7 +33,7 @@ class Region:
 
 
 class RegionError(ValueError):
-    """A region is negative, empty, or begins beyond the end."""
+    """A region is negative, empty, of no known kind, or begins beyond the end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,12 +51,19 @@ class Regions:
     def of(cls, regions: Iterable[Region], *, size_bytes: int) -> Regions:
         """Normalise. Regions that cross the end are clipped; raises RegionError, see there."""
         rows = [(r.offset_bytes, r.length_bytes, int(r.kind)) for r in regions]
-        return cls.from_rows(np.array(rows, dtype=np.int64).reshape(-1, 3), size_bytes=size_bytes)
+        try:
+            table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        except OverflowError:
+            raise RegionError("a region's offset or length has more than 63 bits") from None
+        return cls.from_rows(table, size_bytes=size_bytes)
 
     @classmethod
     def from_rows(cls, rows: NDArray[np.int64], *, size_bytes: int) -> Regions:
         """Normalise rows of (offset, length, kind)."""
         starts, lengths, kinds = rows[:, 0], rows[:, 1], rows[:, 2]
+        unknown = (kinds != RegionKind.DATA) & (kinds != RegionKind.ZERO)
+        if unknown.any():
+            raise RegionError(f"a region has the unknown kind {kinds[int(np.argmax(unknown))]}")
         wrong = (starts < 0) | (lengths <= 0) | (starts >= size_bytes)
         if wrong.any():
             first = rows[int(np.argmax(wrong))]

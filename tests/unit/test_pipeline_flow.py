@@ -1,0 +1,294 @@
+"""Budget, Channel, Meter, and the lane that joins threads to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from random import Random
+
+import pytest
+
+from mover.config import DataSettings
+from mover.errors import ConfigError
+from mover.metrics import REGISTRY
+from mover.pipeline.flow import Budget, Channel, Closed, Meter, grown
+from mover.pipeline.workers import Lane, Scratch, Workers
+
+
+def spawn(*works) -> list[threading.Thread]:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def wait_until_queued(budget: Budget, *, buffers: int = 0, packs: int = 0) -> None:
+    while len(budget._buffer_queue) < buffers or len(budget._pack_queue) < packs:
+        threading.Event().wait(0.001)
+
+
+def test_buffers_never_take_the_share_of_packs():
+    budget = Budget(100, kept_for_packs_bytes=40)
+    assert budget.try_acquire(60)
+    assert not budget.try_acquire(1)
+    budget.reserve_pack(40)
+    assert budget.used_bytes == 100
+    budget.release(60)
+    budget.release_pack(40)
+    assert budget.used_bytes == 0
+
+
+def test_a_waiting_pack_goes_before_waiting_buffers():
+    budget = Budget(100, kept_for_packs_bytes=40)
+    order = []
+    assert budget.try_acquire(60)
+    budget.reserve_pack(40)
+    (first,) = spawn(lambda: (budget.acquire(10), order.append("buffer")))
+    wait_until_queued(budget, buffers=1)
+    (second,) = spawn(lambda: (budget.reserve_pack(40), order.append("pack")))
+    wait_until_queued(budget, packs=1)
+    budget.release(60)
+    second.join(10)
+    first.join(10)
+    assert order[0] == "pack" or budget.packs_bytes == 80
+    assert not budget.try_acquire(11), "what is left is too little"
+    assert (budget.packs_bytes, budget.buffers_bytes) == (80, 10)
+
+
+def test_while_a_pack_waits_no_buffer_is_leased():
+    budget = Budget(100, kept_for_packs_bytes=50)
+    budget.reserve_pack(40)
+    budget.reserve_pack(40)
+    (waiting,) = spawn(lambda: budget.reserve_pack(20))
+    wait_until_queued(budget, packs=1)
+    assert not budget.try_acquire(1)
+    budget.release_pack(40)
+    waiting.join(10)
+    assert budget.try_acquire(1)
+
+
+def test_buffers_are_served_in_order_of_asking():
+    budget = Budget(80, kept_for_packs_bytes=40)
+    assert budget.try_acquire(40)
+    order, threads = [], []
+    for number, size in enumerate([30, 5, 5]):
+        threads += spawn(lambda n=number, s=size: (budget.acquire(s), order.append(n)))
+        wait_until_queued(budget, buffers=number + 1)
+    budget.release(10)
+    assert not order, "the first one wants 30, and nobody passes it"
+    budget.release(30)
+    for thread in threads:
+        thread.join(10)
+    assert sorted(order) == [0, 1, 2]
+    assert budget.buffers_bytes == 40
+
+
+def test_forget_sends_the_waiting_away():
+    budget = Budget(80, kept_for_packs_bytes=40)
+    owner, answers = object(), []
+    assert budget.try_acquire(40)
+    threads = spawn(*[lambda: answers.append(budget.acquire(10, owner=owner))] * 2)
+    wait_until_queued(budget, buffers=2)
+    budget.forget(owner)
+    for thread in threads:
+        thread.join(10)
+    assert answers == [False, False]
+    assert budget.buffers_bytes == 40
+
+
+def test_what_can_never_fit_is_refused():
+    budget = Budget(100, kept_for_packs_bytes=40)
+    with pytest.raises(ConfigError, match="one pack"):
+        budget.reserve_pack(41)
+    with pytest.raises(ConfigError, match="one buffer"):
+        budget.acquire(61)
+    with pytest.raises(ConfigError, match="the packs"):
+        Budget(100, kept_for_packs_bytes=95)
+
+
+async def test_the_asynchronous_face():
+    budget = Budget(80, kept_for_packs_bytes=40)
+    await budget.acquire_async(40)
+    waiting = asyncio.ensure_future(budget.acquire_async(10))
+    cancelled = asyncio.ensure_future(budget.acquire_async(10))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    budget.release(40)
+    await waiting
+    assert budget.buffers_bytes == 10
+    late = asyncio.ensure_future(budget.acquire_async(40))
+    await asyncio.sleep(0)
+    budget.release(10)  # grants it
+    late.cancel()  # before it could run
+    await asyncio.wait([late])
+    assert budget.used_bytes == 0
+    with pytest.raises(ConfigError):
+        await budget.acquire_async(41)
+
+
+def test_no_deadlock_between_packs_and_buffers():
+    """Random readers, computers that need room in packs while holding buffers, one uploader."""
+    budget = Budget(64, kept_for_packs_bytes=16)
+    channel: Channel[int] = Channel(1000)
+    full: Channel[int] = Channel(1000)
+    state = {"room": 0, "is_open": False}
+    lock = threading.Lock()
+
+    def read(seed: int) -> None:
+        dice = Random(seed)
+        for _ in range(200):
+            size = dice.randrange(1, 8)
+            assert budget.acquire(size)
+            channel.put(size)
+
+    def compute() -> None:
+        while True:
+            try:
+                size = channel.get()
+            except Closed:
+                return
+            with lock:
+                if state["room"] < size:
+                    if state["is_open"]:
+                        full.put(16)
+                    state["is_open"] = True
+                    budget.reserve_pack(16)
+                    state["room"] = 16
+                state["room"] -= size
+            budget.release(size)
+
+    def upload() -> None:
+        while True:
+            try:
+                budget.release_pack(full.get())
+            except Closed:
+                return
+
+    readers = spawn(*[lambda s=seed: read(s) for seed in range(4)])
+    others = spawn(compute, compute, upload)
+    for thread in readers:
+        thread.join(30)
+        assert not thread.is_alive(), "deadlock"
+    channel.close()
+    for thread in others[:2]:
+        thread.join(30)
+        assert not thread.is_alive(), "deadlock"
+    full.close()
+    others[2].join(30)
+    assert budget.buffers_bytes == 0
+    assert budget.packs_bytes == 16
+    assert set(budget.waited_s()) == {"buffers", "packs"}
+
+
+def test_a_channel_is_bounded_and_closes_from_either_end():
+    channel: Channel[int] = Channel(2)
+    channel.put(1)
+    channel.put(2)
+    ended = []
+
+    def put() -> None:
+        try:
+            channel.put(3)
+        except Closed:
+            ended.append("closed")
+
+    (putter,) = spawn(put)
+    while channel.statistics().waiting != 2:
+        threading.Event().wait(0.001)
+    assert channel.get() == 1
+    putter.join(10)
+    channel.close()
+    with pytest.raises(Closed):
+        channel.put(4)
+    assert [channel.get(), channel.get()] == [2, 3]
+    with pytest.raises(Closed):
+        channel.get()
+    assert not ended
+    statistics = channel.statistics()
+    assert (statistics.items, statistics.waiting, statistics.most_waiting) == (3, 0, 2)
+
+
+def test_discarding_returns_what_was_inside_and_wakes_all():
+    channel: Channel[int] = Channel(1)
+    channel.put(1)
+    ended = []
+
+    def put() -> None:
+        try:
+            channel.put(2)
+        except Closed:
+            ended.append("put")
+
+    (putter,) = spawn(put)
+    assert channel.close(discard=True) in ([1], [1, 2])
+    putter.join(10)
+    assert not putter.is_alive()
+    with pytest.raises(Closed):
+        channel.get()
+
+
+def test_a_meter_counts_from_many_threads():
+    meter = Meter()
+    meter.plan(1000)
+
+    def work() -> None:
+        for _ in range(500):
+            meter.add("read", size_bytes=2, seconds=0.5)
+            meter.advance(2)
+
+    for thread in spawn(work, work):
+        thread.join(10)
+    count = meter.read()["read"]
+    assert (count.items, count.size_bytes, count.seconds) == (1000, 2000, 500.0)
+    assert (meter.planned_bytes, meter.done_bytes) == (1000, 2000)
+    assert grown("read", {}, meter.read()) == count
+    assert grown("none", {}, meter.read()).items == 0
+
+
+async def test_a_lane_keeps_the_first_error_and_ends_when_all_have_left():
+    lane = Lane()
+    stopped = []
+    lane.when_stopped(lambda: stopped.append(True))
+    first, second = ValueError("first"), ValueError("second")
+    barrier = threading.Barrier(3)
+    errors = iter([first, second])
+
+    def work() -> None:
+        barrier.wait(10)
+        if lane.error is None:
+            lane.fail(first)
+        raise next(errors)
+
+    lane.spawn(3, work, "test")
+    await lane.drain()
+    assert lane.error is first
+    assert stopped == [True]
+
+
+async def test_workers_start_once_and_publish():
+    data = DataSettings(compute_threads=1, restore_threads=1)
+    with Workers(data, Budget(data.budget)) as workers:
+        with pytest.raises(RuntimeError, match="already"):
+            workers.start()
+        workers.publish()
+        workers.publish()
+        assert REGISTRY.get_sample_value("mover_budget_bytes", {"state": "total"}) == data.budget
+        lane = Lane()
+        seen = []
+        workers.submit_compute(lane, lambda scratch: seen.append(len(scratch.take(5000))))
+        await lane.drain()
+        assert seen == [5000]
+        lane = Lane()
+    with pytest.raises(RuntimeError, match="stopped"):
+        workers.submit_compute(lane, lambda _: None)
+    await lane.drain()
+
+
+def test_a_scratch_buffer_grows_and_stays():
+    scratch = Scratch()
+    small = scratch.take(100)
+    assert len(small) == 100
+    big = scratch.take(10_000)
+    big[:3] = b"abc"
+    assert bytes(scratch.take(3)) == b"abc"
