@@ -1,0 +1,213 @@
+"""The session: log-in, cookies, breaker, TLS, pacing; over real HTTPS."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from pydantic import SecretStr
+
+from mover.clock import FakeClock
+from mover.errors import CertificateRejected, ConfigError, HypervisorUnreachable, LoginRefused
+from mover.hypervisor.nutanix.address import PrismAddress
+from mover.hypervisor.nutanix.breaker import Breaker
+from mover.hypervisor.nutanix.session import Session
+from mover.hypervisor.nutanix.tls import parse_fingerprints, written_fingerprint
+from tests.support import tinyprism
+from tests.support.tinyprism import TinyPrism, answers, fingerprint, serving, session_with, settings_for
+
+
+@pytest.fixture
+async def prism(tmp_path):
+    tiny = TinyPrism()
+    tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
+    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
+    async with serving(tiny, tmp_path):
+        yield tiny
+
+
+async def test_basic_first_cookies_after(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+        await session.get("v3", "things/2")
+    assert [(call.path, call.basic) for call in prism.calls if "things" in call.path] == [
+        ("v3/things/1", False),
+        ("v3/things/2", False),
+    ]
+    assert [call.path for call in prism.calls if call.basic] == ["v3/users/me"]
+
+
+async def test_a_prism_without_cookies_gets_basic_every_time(prism, tmp_path):
+    prism.cookies = False
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+        await session.get("v3", "things/2")
+    assert all(call.basic for call in prism.calls)
+    assert len(prism.sent("users/me")) == 1
+
+
+async def test_an_expired_cookie_costs_one_log_in(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+        prism.valid_cookies.clear()
+        answers_ = await asyncio.gather(*(session.get("v3", f"things/{n}") for n in range(5)))
+    assert [answer["thing"] for answer in answers_] == ["0", "1", "2", "3", "4"]
+    assert len(prism.sent("users/me")) == 2
+
+
+async def test_a_wrong_password_is_sent_exactly_once_even_by_many_calls(prism, tmp_path):
+    prism.password = "changed"
+    async with session_with(prism, tmp_path) as session:
+        results = await asyncio.gather(*(session.get("v3", f"things/{n}") for n in range(6)), return_exceptions=True)
+    assert all(isinstance(result, LoginRefused) for result in results)
+    assert len([call for call in prism.calls if call.basic]) == 1
+    assert prism.sent("things") == []
+
+
+async def test_the_breaker_outlives_the_process_until_the_password_changes(prism, tmp_path):
+    prism.password = "changed"
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(LoginRefused):
+            await session.get("v3", "things/1")
+    calls = len(prism.calls)
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(LoginRefused, match="not tried again") as caught:
+            await session.get("v3", "things/1")
+    assert len(prism.calls) == calls
+    assert str(tmp_path / "breakers") in caught.value.remedy
+    async with session_with(prism, tmp_path, password=SecretStr("changed")) as session:
+        assert await session.get("v3", "things/1") == {"thing": "1"}
+    assert list((tmp_path / "breakers").iterdir()) == []
+
+
+async def test_a_password_that_stops_working_midway_opens_the_breaker(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+        prism.password = "changed"
+        prism.valid_cookies.clear()
+        results = await asyncio.gather(*(session.get("v3", f"things/{n}") for n in range(4)), return_exceptions=True)
+        assert all(isinstance(result, LoginRefused) for result in results)
+    assert len([call for call in prism.calls if call.basic]) == 2
+
+
+def test_the_breaker_keeps_no_password(tmp_path):
+    breaker = Breaker(tmp_path, PrismAddress("pe"), "admin", "hunter2", FakeClock())
+    breaker.open()
+    written = breaker.path.read_text()
+    assert "hunter2" not in written
+    assert breaker.path.stat().st_mode & 0o077 == 0
+    with pytest.raises(LoginRefused):
+        breaker.check()
+    Breaker(tmp_path, PrismAddress("pe"), "admin", "other", FakeClock()).check()
+    Breaker(tmp_path, PrismAddress("pe2"), "admin", "hunter2", FakeClock()).check()
+
+
+def test_a_torn_breaker_file_does_not_stop_anybody(tmp_path):
+    breaker = Breaker(tmp_path, PrismAddress("pe"), "admin", "hunter2", FakeClock())
+    breaker.open()
+    breaker.path.write_text('{"salt": "zz"')
+    breaker.check()
+    assert breaker.path.exists()
+
+
+async def test_an_unknown_certificate_shows_its_fingerprint_and_the_setting(prism, tmp_path):
+    async with session_with(prism, tmp_path, fingerprint=None) as session:
+        with pytest.raises(CertificateRejected) as caught:
+            await session.get("v3", "things/1")
+    assert fingerprint() in caught.value.message
+    assert f"prism.fingerprint to {fingerprint()}" in caught.value.remedy
+    assert prism.calls == []
+
+
+async def test_a_wrong_pin_shows_the_actual_fingerprint_and_sends_nothing(prism, tmp_path):
+    async with session_with(prism, tmp_path, fingerprint="00" * 32) as session:
+        with pytest.raises(CertificateRejected, match="not the pinned one") as caught:
+            await session.get("v3", "things/1")
+    assert caught.value.facts["fingerprint"] == fingerprint()
+    assert prism.calls == []
+
+
+async def test_trust_by_ca_file_by_one_of_several_pins_and_off_in_words(prism, tmp_path):
+    for trust in (
+        {"fingerprint": None, "ca_file": tmp_path / "cert.pem"},
+        {"fingerprint": f"{'00' * 32}, sha256:{fingerprint().replace(':', '').lower()}"},
+        {"fingerprint": None, "verify": "no-i-accept-the-risk"},
+    ):
+        async with session_with(prism, tmp_path, **trust) as session:
+            assert await session.get("v3", "things/1") == {"thing": "1"}
+
+
+async def test_an_unreadable_ca_file_is_a_config_error(prism, tmp_path):
+    with pytest.raises(ConfigError, match="ca_file"):
+        async with session_with(prism, tmp_path, fingerprint=None, ca_file=tmp_path / "absent.pem"):
+            pass
+
+
+@pytest.mark.parametrize("written", ["xyz", "AA:BB", ",", "00" * 31])
+def test_malformed_fingerprints_are_refused(written):
+    with pytest.raises(ConfigError, match="fingerprint"):
+        parse_fingerprints(written)
+
+
+def test_fingerprints_round_trip():
+    digest = bytes(range(32))
+    assert parse_fingerprints(written_fingerprint(digest)) == [digest]
+
+
+@pytest.mark.parametrize("missing", [{"username": ""}, {"password": SecretStr("")}])
+async def test_a_missing_user_or_password_is_said_before_any_call(prism, tmp_path, missing):
+    with pytest.raises(ConfigError, match="not set"):
+        Session(
+            PrismAddress("127.0.0.1", prism.port),
+            settings_for(prism, **missing),
+            clock=FakeClock(),
+            state_dir=tmp_path,
+        )
+
+
+async def test_never_more_than_max_calls_in_flight(prism, tmp_path):
+    gate = asyncio.Event()
+
+    async def slow(request):
+        if prism.in_flight == 3:
+            gate.set()
+        await gate.wait()
+        return await answers(200, {"thing": "slow"})(request)
+
+    prism.script("things", *[slow] * 9)
+    async with session_with(prism, tmp_path, max_calls=3) as session:
+        await asyncio.gather(*(session.get("v3", f"things/{n}") for n in range(9)))
+    assert prism.in_flight_peak == 3
+
+
+async def test_secrets_never_reach_the_log(prism, tmp_path, caplog, capsys):
+    caplog.set_level("DEBUG")
+    prism.script("things", tinyprism.html(), answers(503), tinyprism.hang_up())
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+    seen = caplog.text + "".join(capsys.readouterr())
+    cookie = next(iter(prism.valid_cookies))
+    assert not re.search(r"Basic |secret|YWRtaW4", seen)
+    assert cookie not in seen
+
+
+async def test_the_clock_difference_comes_from_the_date_header(prism, tmp_path):
+    prism.headers["Date"] = "Thu, 09 Oct 2025 08:53:30 GMT"
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+        assert session.clock_offset_s == 10.0
+        assert session.environment == "pe"
+
+
+async def test_nobody_at_the_address_is_said_soon(tmp_path):
+    async with session_with(TinyPrism(port=1), tmp_path) as session:
+        with pytest.raises(HypervisorUnreachable, match="no connection"):
+            await session.get("v3", "things/1")
+        assert session.clock.monotonic() < 5
+
+
+async def test_close_logs_out_and_bears_a_prism_without_log_out(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+    assert [call.basic for call in prism.sent("GET v3/logout")] == [False]
