@@ -63,13 +63,14 @@ class Folder:
         """The range; the whole file without a length."""
         try:
             with opened(name, os.O_RDONLY, root_fd=self._root_fd) as descriptor:
-                wanted = os.fstat(descriptor).st_size if length_bytes is None else length_bytes
+                size_bytes = os.fstat(descriptor).st_size
+                wanted = size_bytes if length_bytes is None else length_bytes
                 data = durable.read_range(descriptor, offset_bytes, wanted)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._check_root()
             raise object_missing(name, str(self.path)) from None
         if len(data) != wanted:
-            raise object_short(name, wanted_end=offset_bytes + wanted, found_end=offset_bytes + len(data))
+            raise object_short(name, wanted_end=offset_bytes + wanted, found_end=size_bytes)
         return data
 
     def info(self, name: str) -> ObjectInfo | None:

@@ -51,10 +51,11 @@ class MemoryStore:
         return held.data
 
     async def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> Bytes:
-        data = (await self.get(name))[offset_bytes : offset_bytes + length_bytes]
-        if len(data) != length_bytes:
-            raise object_short(name, wanted_end=offset_bytes + length_bytes, found_end=offset_bytes + len(data))
-        return data
+        data = await self.get(name)
+        wanted_end = offset_bytes + length_bytes
+        if wanted_end > len(data):
+            raise object_short(name, wanted_end=wanted_end, found_end=len(data))
+        return memoryview(data)[offset_bytes:wanted_end]
 
     async def info(self, name: str) -> ObjectInfo | None:
         held = self._objects.get(check_name(name))

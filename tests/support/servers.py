@@ -1,11 +1,11 @@
 """Real servers for tests: SeaweedFS as an S3 store, and in front of it one that is careless.
 
-``pytest_plugins = ("tests.support.servers",)`` in a test module gives the fixtures. The
-server is started once in a test process, on free ports, and killed at its end.
+The fixture ``seaweed`` starts the server once in a test process, on free ports, and kills it at its end.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -145,7 +145,9 @@ async def careless_front(seaweed: Seaweed) -> AsyncIterator[str]:
             body = await request.read()
             headers = {key: value for key, value in request.headers.items() if _is_kept(key)}
             url = f"{seaweed.endpoint}{request.raw_path}"
-            async with session.request(request.method, url, headers=headers, data=body or None) as answer:
+            async with session.request(
+                request.method, url, headers=headers, data=io.BytesIO(body) if body else None
+            ) as answer:
                 kept = {key: value for key, value in answer.headers.items() if key.lower() != "transfer-encoding"}
                 content = await answer.read()
                 if request.method != "HEAD":
