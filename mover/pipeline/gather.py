@@ -71,11 +71,14 @@ def arrange(
     ``most_bytes``.
     """
     blocks = np.flatnonzero(~is_zero)
-    packs = np.asarray(places.packs, np.int64)
+    packs = np.asarray(places.pack_no, np.int64)
     is_here = packs >= 0
     missing = [first_block + int(block) for block in blocks[~is_here]]
     blocks, packs = blocks[is_here], packs[is_here]
-    offsets, lengths = np.asarray(places.offsets, np.int64)[is_here], np.asarray(places.lengths, np.int64)[is_here]
+    offsets, lengths = (
+        np.asarray(places.offset_bytes, np.int64)[is_here],
+        np.asarray(places.stored_bytes, np.int64)[is_here],
+    )
     _, first_need, which = np.unique(packs, return_index=True, return_inverse=True)
     order = np.lexsort((blocks, offsets, first_need[which] if len(packs) else which))
     records = _records(ids, blocks[order], packs[order], offsets[order], lengths[order], first_block)

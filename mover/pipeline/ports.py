@@ -57,17 +57,17 @@ class BlockWriter(Protocol):
 
 
 class BlockPlaces(Protocol):
-    """Where records are: arrays with one row per id asked for."""
+    """Where records are: columns with one row per id asked for."""
 
     @property
-    def packs(self) -> NDArray[np.int64]:
-        """Pack numbers; negative: zero, lost or in no pack that the index knows."""
+    def pack_no(self) -> NDArray[np.int64]:
+        """Negative: zero, lost, or in no pack that the index knows."""
 
     @property
-    def offsets(self) -> NDArray[np.int64]: ...
+    def offset_bytes(self) -> NDArray[np.int64]: ...
 
     @property
-    def lengths(self) -> NDArray[np.int64]: ...
+    def stored_bytes(self) -> NDArray[np.int64]: ...
 
 
 class BlockReader(Protocol):
@@ -79,9 +79,11 @@ class BlockReader(Protocol):
 
     def pack_name(self, pack_no: int) -> str: ...
 
-    async def fetch(self, pack_no: int, *, offset_bytes: int, length_bytes: int) -> Bytes: ...
+    async def fetch(self, pack_no: int, *, offset_bytes: int, length_bytes: int) -> Bytes:
+        """Part of a pack as stored, unverified. Raises ObjectMissing, StorageError."""
 
-    def block_id(self, data: memoryview) -> bytes: ...
+    def block_id(self, data: memoryview) -> bytes:
+        """Sync. The id that these bytes would have."""
 
     def open_block(
         self,

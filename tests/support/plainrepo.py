@@ -61,7 +61,7 @@ class PlainMap:
 class Places:
     def __init__(self, rows: list[tuple[int, int, int]]) -> None:
         table = np.array(rows, np.int64).reshape(-1, 3)
-        self.packs, self.offsets, self.lengths = table[:, 0], table[:, 1], table[:, 2]
+        self.pack_no, self.offset_bytes, self.stored_bytes = table[:, 0], table[:, 1], table[:, 2]
 
 
 class PlainRepository:
