@@ -1,0 +1,148 @@
+"""What a lab is made of: addresses, users, VMs, limits, and a switch for each open question.
+
+Where Prism's documentation is silent or contradicts itself, the lab has a switch instead
+of an opinion; the contract tests run both positions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mover.units import GIB, MIB
+
+PORT = 9440
+AUTO = "auto"
+
+
+class Spec(BaseModel):
+    """A value that never changes once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DiskSpec(Spec):
+    """One entry of a VM's disk list at the lab's first start."""
+
+    size_bytes: int = 64 * MIB
+    kind: Literal["DISK", "CDROM", "VOLUME_GROUP"] = "DISK"
+    bus: Literal["SCSI", "IDE", "SATA", "PCI"] = "SCSI"
+    index: int | None = None
+    """None: the next free one of its bus."""
+    content: Literal["empty", "mixed", "ext4", "xfs", "random"] = "mixed"
+    """mixed: seeded random, zero and unwritten areas. ext4, xfs: a real file system with files."""
+    container: str = "default"
+    is_empty: bool = False
+    """A CD-ROM drive without a disc."""
+
+
+class NicSpec(Spec):
+    network: str = "vlan10"
+    mac_address: str | None = None
+    """None: a new one with Prism's prefix."""
+    is_connected: bool = True
+    ip_address: str | None = None
+
+
+class VmSpec(Spec):
+    """A guest at the lab's first start."""
+
+    name: str
+    disks: tuple[DiskSpec, ...] = (DiskSpec(),)
+    nics: tuple[NicSpec, ...] = (NicSpec(),)
+    uuid: str | None = None
+    memory_mib: int = 2048
+    sockets: int = 2
+    is_on: bool = True
+    boot_type: Literal["LEGACY", "UEFI", "SECURE_BOOT"] = "LEGACY"
+    machine_type: Literal["PC", "Q35"] = "PC"
+    has_vtpm: bool = False
+    categories: dict[str, list[str]] = Field(default_factory=dict)
+    """Seen through Central only."""
+    guest_tools: Literal["none", "unreachable", "vss"] = "none"
+    """vss: an application-consistent snapshot is possible."""
+    protection_type: Literal["UNPROTECTED", "PD_PROTECTED", "RULE_PROTECTED"] = "UNPROTECTED"
+    cbr_not_capable_reason: str | None = None
+    is_controller: bool = False
+    """A CVM: in no list."""
+    description: str = ""
+
+
+class LabOptions(Spec):
+    """Everything that makes one lab; read at its first start, then the state rules what exists."""
+
+    address: str = AUTO
+    """Element's loopback address. auto: a free 127.x.y.z, so that labs run side by side."""
+    central_address: str = AUTO
+    port: int = PORT
+    """As on every real Prism. Central tells of an Element's address only, never of a port."""
+    has_central: bool = True
+    central_lists_unreachable: bool = False
+    """Central also lists a second Element that does not answer."""
+    certificate_dir: Path | None = None
+    """Where certificates are kept between labs; None: in the lab's folder."""
+    seed: int = 1
+    use_loop: bool | None = None
+    """Real loop devices; None: when root."""
+    sector_bytes: int | None = None
+    """512 or 4096; None: what the disks' file system asks for."""
+
+    cluster_name: str = "lab"
+    aos_version: str = "6.10"
+    username: str = "admin"
+    password: str = "nutanix/4u"  # noqa: S105 - the lab's own, printed at its start
+    viewer_username: str = "viewer"
+    viewer_password: str = "viewer/4u"  # noqa: S105 - as above
+    session_life_s: float = 900.0
+    lockout_tries: int = 5
+    """Wrong passwords in a row that lock an account; 0: never."""
+    lockout_s: float = 900.0
+    lockout_status: int = 401
+
+    vms: tuple[VmSpec, ...] = ()
+    proxy_name: str = "proxy01"
+    proxy_disks: tuple[DiskSpec, ...] = (DiskSpec(size_bytes=16 * MIB, content="empty"),)
+    containers: tuple[str, ...] = ("default", "fast")
+    container_capacity_bytes: int = 500 * GIB
+    container_free_bytes: int = 400 * GIB
+    networks: tuple[str, ...] = ("vlan10", "vlan20")
+    categories: dict[str, list[str]] = Field(default_factory=lambda: {"Backup": ["Gold", "Silver"]})
+
+    v3_page_cap: int = 20
+    v2_page_cap: int = 500
+    regions_per_page: int = 64
+    scan_window_bytes: int | None = None
+    """Bytes that one changed_regions call looks at: pages may then be empty."""
+    task_delay_s: float = 0.01
+    snapshot_delay_s: float = 0.01
+    deleted_snapshot_lingers_s: float = 0.0
+    """A deleted snapshot stays visible for this long."""
+    scsi_slots: int = 256
+    purge_tasks_over: int = 300
+
+    attach_container: Literal["optional", "required", "prohibited"] = "optional"
+    """storage_container_uuid beside a v3 snapshot's path."""
+    attach_refusal: Literal["sync", "task"] = "sync"
+    """Where a body that breaks the rule above fails."""
+    snapshot_shows_context: bool = True
+    """status.execution_context of a vm_snapshot."""
+    repeated_uuid: Literal["accept", "conflict"] = "accept"
+    """POST with a metadata.uuid or v2 uuid that exists already."""
+    detach_missing: Literal["succeed", "fail"] = "fail"
+    missing_base_status: Literal[400, 404] = 404
+    list_grown_tail: bool = True
+    list_holes: bool = True
+    """Without a reference, unallocated space is listed as ZEROED; else it is not listed."""
+    quiesce_failure: Literal["degrade", "error"] = "degrade"
+    """What an application-consistent request does that cannot be met."""
+    element_categories: Literal["missing", "empty"] = "missing"
+    execution_context_list: bool = False
+    """Some builds put a list task_uuids there."""
+    snapshot_extras: bool = True
+    """snapshot_file_list also names CD-ROM and NVRAM files."""
+    refuse_unknown_members: bool = True
+    """422 for a member of a v3 body that its schema does not have."""
+    clock_skew_s: float = 0.0
+    """Prism's clock minus ours, in Date headers and expiries."""
