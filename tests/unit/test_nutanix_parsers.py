@@ -173,7 +173,9 @@ SNAPSHOT: dict[str, Any] = {
         "snapshot_file_list": [
             {
                 "file_path": "/default/.acropolis/vmdisk/5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13",
-                "snapshot_file_path": "/default/.snapshot/61/440-171-8261/.acropolis/vmdisk/5A1E7C90-3c41-4d8e-9b60-2f7d81c4ae13",
+                "snapshot_file_path": (
+                    "/default/.snapshot/61/440-171-8261/.acropolis/vmdisk/5A1E7C90-3c41-4d8e-9b60-2f7d81c4ae13"
+                ),
             }
         ],
     },

@@ -1,0 +1,340 @@
+"""Attach and detach when things go wrong: nothing is sent twice, nothing of others is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mover.errors import (
+    Conflict,
+    EffectUnknown,
+    NotFound,
+    Overloaded,
+    RequestRefused,
+    RightsMissing,
+    SlotOccupied,
+    TaskFailed,
+)
+from mover.hypervisor.nutanix import disks
+from mover.hypervisor.nutanix.disks import Shapes
+from mover.model.machine import CloneSource, EmptyDisk, Slot
+from tests.support.tinyprism import (
+    CONTAINER,
+    MIB,
+    PROXY,
+    TinyPrism,
+    answers,
+    cut,
+    error,
+    hang_up,
+    html,
+    serving,
+    session_with,
+)
+
+PATH = "/default/.snapshot/61/4-1-8261/.acropolis/vmdisk/5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13"
+SOURCE = CloneSource(path=PATH, container_uuid=CONTAINER)
+SLOT = Slot("scsi", 5)
+UNKNOWN = {
+    "503": answers(503),
+    "500": answers(500),
+    "html": html(),
+    "cut": cut(),
+    "hang-up": hang_up(),
+    "html-200": html(200),
+}
+
+
+class Proxy:
+    """One VM with disks, as far as attach and detach are concerned."""
+
+    def __init__(self, tiny: TinyPrism) -> None:
+        self.tiny = tiny
+        self.entries: list[dict[str, Any]] = [entry(0, "root-disk")]
+        self.task_status, self.task_detail = "Succeeded", ""
+        self.has_effect = True
+        self.refuse: dict[bool, tuple[int, Any]] = {}
+        self.ignores_detach = 0
+        tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
+        tiny.routes[f"GET v2/vms/{PROXY}"] = lambda _m, _c: (200, {"uuid": PROXY, "vm_disk_info": self.entries})
+        tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = self._attach
+        tiny.routes[f"POST v2/vms/{PROXY}/disks/detach"] = self._detach
+        tiny.routes["POST v2/tasks/poll"] = self._poll
+        tiny.routes["GET v2/storage_containers/"] = lambda _m, _c: (
+            200,
+            {
+                "entities": [{"storage_container_uuid": CONTAINER, "name": "default"}],
+                "metadata": {"total_entities": 1},
+            },
+        )
+
+    def _attach(self, _match, call):
+        (disk,) = call.body["vm_disks"]
+        clone = disk.get("vm_disk_clone", {})
+        has_container = "storage_container_uuid" in clone
+        if has_container in self.refuse:
+            return self.refuse[has_container]
+        if self.has_effect:
+            size = disk.get("vm_disk_create", {}).get("size", 64 * MIB)
+            index = disk["disk_address"]["device_index"]
+            self.entries.append(entry(index, f"clone-{index}", size=size, source=clone.get("disk_address")))
+        return 201, {"task_uuid": "t"}
+
+    def _detach(self, _match, call):
+        (wanted,) = call.body["vm_disks"]
+        if self.ignores_detach:
+            self.ignores_detach -= 1
+        else:
+            name = wanted["disk_address"]["vmdisk_uuid"]
+            self.entries = [one for one in self.entries if one["disk_address"]["vmdisk_uuid"] != name]
+        return 200, {"task_uuid": "t"}
+
+    def _poll(self, _match, _call):
+        task = {"uuid": "t", "progress_status": self.task_status, "meta_response": {"error_detail": self.task_detail}}
+        return 200, {"timed_out": False, "completed_tasks_info": [task]}
+
+    @property
+    def attaches(self) -> list[Any]:
+        return [call.body["vm_disks"][0] for call in self.tiny.sent("disks/attach")]
+
+
+def entry(index, vmdisk, *, size=64 * MIB, source=None, container=CONTAINER):
+    address = {"device_bus": "scsi", "device_index": index, "vmdisk_uuid": vmdisk, "device_uuid": f"dev-{vmdisk}"}
+    return {
+        "disk_address": address,
+        "size": size,
+        "storage_container_uuid": container,
+        "source_disk_address": source,
+        "is_cdrom": False,
+    }
+
+
+@pytest.fixture
+async def proxy(tmp_path):
+    tiny = TinyPrism()
+    async with serving(tiny, tmp_path):
+        yield Proxy(tiny)
+
+
+async def attach(proxy, tmp_path, source=SOURCE, shapes=None):
+    async with session_with(proxy.tiny, tmp_path) as session:
+        return await disks.attach(session, PROXY, SLOT, source, shapes or Shapes())
+
+
+async def test_a_clone_lands_in_the_slot_that_was_asked_for(proxy, tmp_path):
+    made = await attach(proxy, tmp_path)
+    assert (made.vmdisk_uuid, made.device_uuid, made.slot) == ("clone-5", "dev-clone-5", SLOT)
+    assert (made.source_path, made.size_bytes) == (PATH, 64 * MIB)
+    assert proxy.attaches == [
+        {
+            "disk_address": {"device_bus": "SCSI", "device_index": 5},
+            "vm_disk_clone": {"disk_address": {"ndfs_filepath": PATH}},
+        }
+    ]
+
+
+@pytest.mark.parametrize("fault", UNKNOWN)
+async def test_a_lost_answer_with_effect_is_found_by_looking(proxy, tmp_path, fault):
+    proxy.tiny.script("attach", UNKNOWN[fault], effect_first=True)
+    assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert len(proxy.attaches) == 1
+
+
+@pytest.mark.parametrize("fault", UNKNOWN)
+async def test_a_lost_answer_without_effect_stays_unknown_and_is_not_sent_again(proxy, tmp_path, fault):
+    proxy.tiny.script("attach", UNKNOWN[fault])
+    with pytest.raises(EffectUnknown):
+        await attach(proxy, tmp_path)
+    assert len(proxy.attaches) == 1
+
+
+async def test_a_lost_empty_disk_is_known_by_slot_size_and_container(proxy, tmp_path):
+    proxy.tiny.script("attach", hang_up(), effect_first=True)
+    made = await attach(proxy, tmp_path, EmptyDisk(size_bytes=7 * MIB, container_uuid=CONTAINER))
+    assert (made.vmdisk_uuid, made.size_bytes) == ("clone-5", 7 * MIB)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        entry(5, "x", source={"ndfs_filepath": PATH + "2"}),
+        entry(5, "x", source={"vmdisk_uuid": "5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13"}),
+        entry(5, "x"),
+        entry(6, "x", source={"ndfs_filepath": PATH}),
+        entry(5, "root-disk", source={"ndfs_filepath": PATH}),
+    ],
+)
+async def test_a_stranger_in_the_slot_is_never_taken_for_ours(proxy, tmp_path, stranger):
+    proxy.entries.append(stranger)
+    async with session_with(proxy.tiny, tmp_path) as session:
+        assert await disks.find_attachment(session, PROXY, SLOT, SOURCE, {"root-disk"}) is None
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        entry(5, "x", size=8 * MIB),
+        entry(5, "x", size=7 * MIB, container="other"),
+        entry(5, "x", size=7 * MIB, source={"vmdisk_uuid": "y"}),
+        entry(5, "x", size=7 * MIB, source={"ndfs_filepath": PATH}),
+    ],
+)
+async def test_an_empty_disk_that_differs_is_never_taken_for_ours(proxy, tmp_path, stranger):
+    proxy.entries.append(stranger)
+    empty = EmptyDisk(size_bytes=7 * MIB, container_uuid=CONTAINER)
+    async with session_with(proxy.tiny, tmp_path) as session:
+        assert await disks.find_attachment(session, PROXY, SLOT, empty, ()) is None
+
+
+async def test_an_occupied_slot_is_refused_before_anything_is_sent(proxy, tmp_path):
+    proxy.entries.append(entry(5, "theirs"))
+    with pytest.raises(SlotOccupied, match="theirs"):
+        await attach(proxy, tmp_path)
+    assert proxy.attaches == []
+
+
+async def test_a_slot_stolen_in_between_is_said(proxy, tmp_path):
+    def steal(_match, _call):
+        proxy.entries.append(entry(5, "theirs"))
+        return 400, error(400, "INVALID_ARGUMENT", "slot in use")
+
+    proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = steal
+    with pytest.raises(SlotOccupied, match="theirs"):
+        await attach(proxy, tmp_path)
+    assert len(proxy.attaches) == 1
+
+
+async def test_the_other_form_follows_only_a_refusal_that_had_no_effect(proxy, tmp_path):
+    proxy.refuse[False] = (400, {"message": "storage_container_uuid is required"})
+    shapes = Shapes()
+    assert (await attach(proxy, tmp_path, shapes=shapes)).vmdisk_uuid == "clone-5"
+    assert [one["vm_disk_clone"].get("storage_container_uuid") for one in proxy.attaches] == [None, CONTAINER]
+    proxy.entries = proxy.entries[:1]
+    await attach(proxy, tmp_path, shapes=shapes)
+    assert proxy.attaches[-1]["vm_disk_clone"]["storage_container_uuid"] == CONTAINER
+    assert len(proxy.attaches) == 3
+
+
+async def test_the_container_of_a_path_is_looked_up_by_its_name(proxy, tmp_path):
+    proxy.refuse[False] = (422, {"message": "required"})
+    await attach(proxy, tmp_path, CloneSource(path=PATH))
+    assert proxy.attaches[-1]["vm_disk_clone"]["storage_container_uuid"] == CONTAINER
+
+
+async def test_a_source_that_is_gone_is_not_found(proxy, tmp_path):
+    gone = (400, {"message": f"File {PATH} does not exist", "error_code": {"code": 3}})
+    proxy.refuse = {False: gone, True: gone}
+    with pytest.raises(NotFound, match="8261"):
+        await attach(proxy, tmp_path)
+
+
+async def test_a_refusal_of_both_forms_is_the_first_ones(proxy, tmp_path):
+    proxy.refuse = {False: (400, {"message": "first"}), True: (400, {"message": "second"})}
+    with pytest.raises(RequestRefused, match="first"):
+        await attach(proxy, tmp_path)
+
+
+async def test_a_failed_task_without_effect_is_a_failure(proxy, tmp_path):
+    proxy.task_status, proxy.task_detail, proxy.has_effect = "Failed", "NoSpace", False
+    with pytest.raises(TaskFailed, match="NoSpace"):
+        await attach(proxy, tmp_path, EmptyDisk(size_bytes=MIB, container_uuid=CONTAINER))
+    assert len(proxy.attaches) == 1
+
+
+async def test_a_failed_task_with_effect_is_an_attachment(proxy, tmp_path):
+    proxy.task_status, proxy.task_detail = "Failed", "INTERNAL_ERROR"
+    assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert len(proxy.attaches) == 1
+
+
+async def test_success_with_another_source_in_the_slot_is_no_success(proxy, tmp_path):
+    def steal(_match, _call):
+        proxy.entries.append(entry(5, "theirs", source={"ndfs_filepath": "/other"}))
+        return 201, {"task_uuid": "t"}
+
+    proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = steal
+    with pytest.raises(SlotOccupied):
+        await attach(proxy, tmp_path)
+
+
+async def test_success_that_never_shows_is_unknown(proxy, tmp_path):
+    proxy.has_effect = False
+    with pytest.raises(EffectUnknown, match="does not show it"):
+        await attach(proxy, tmp_path)
+
+
+@pytest.mark.parametrize("status", [429, 409])
+async def test_a_busy_prism_is_looked_at_and_asked_again(proxy, tmp_path, status):
+    proxy.tiny.script("attach", answers(status), answers(status))
+    assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert len(proxy.attaches) == 3
+
+
+async def test_a_429_with_effect_does_not_make_two(proxy, tmp_path):
+    proxy.tiny.script("attach", answers(429), effect_first=True)
+    assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert len(proxy.attaches) == 1
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Overloaded), (409, Conflict)])
+async def test_a_prism_that_stays_busy_is_given_up(proxy, tmp_path, status, kind):
+    proxy.tiny.script("attach", *[answers(status)] * 20)
+    with pytest.raises(kind):
+        await attach(proxy, tmp_path)
+
+
+async def test_a_viewer_may_not_attach(proxy, tmp_path):
+    proxy.tiny.script("attach", answers(403))
+    with pytest.raises(RightsMissing):
+        await attach(proxy, tmp_path)
+    assert len(proxy.attaches) == 1
+
+
+async def test_a_vm_that_is_gone_is_not_found(proxy, tmp_path):
+    proxy.tiny.routes.pop(f"GET v2/vms/{PROXY}")
+    with pytest.raises(NotFound):
+        await attach(proxy, tmp_path)
+    async with session_with(proxy.tiny, tmp_path) as session:
+        assert await disks.find_attachment(session, PROXY, SLOT, SOURCE, ()) is None
+        await disks.detach(session, PROXY, "clone-5")
+
+
+async def detach(proxy, tmp_path, vmdisk="root-disk"):
+    async with session_with(proxy.tiny, tmp_path) as session:
+        await disks.detach(session, PROXY, vmdisk)
+
+
+async def test_detach_is_proven_by_a_look_and_idempotent(proxy, tmp_path):
+    proxy.entries.append(entry(5, "clone-5"))
+    await detach(proxy, tmp_path, "clone-5")
+    await detach(proxy, tmp_path, "clone-5")
+    assert [one["disk_address"]["vmdisk_uuid"] for one in proxy.entries] == ["root-disk"]
+    assert len(proxy.tiny.sent("detach")) == 1
+
+
+@pytest.mark.parametrize("fault", UNKNOWN)
+async def test_detach_survives_a_lost_answer(proxy, tmp_path, fault):
+    proxy.entries.append(entry(5, "clone-5"))
+    proxy.tiny.script("detach", UNKNOWN[fault], effect_first=True)
+    await detach(proxy, tmp_path, "clone-5")
+    assert len(proxy.entries) == 1
+
+
+async def test_a_failed_detach_task_with_effect_is_success(proxy, tmp_path):
+    proxy.entries.append(entry(5, "clone-5"))
+    proxy.task_status, proxy.task_detail = "Failed", "not found"
+    await detach(proxy, tmp_path, "clone-5")
+    assert len(proxy.tiny.sent("detach")) == 1
+
+
+async def test_a_detach_without_effect_is_tried_again_then_an_error(proxy, tmp_path):
+    proxy.task_status, proxy.task_detail, proxy.ignores_detach = "Failed", "busy", 1
+    await detach(proxy, tmp_path)
+    assert len(proxy.tiny.sent("detach")) == 2
+    proxy.entries, proxy.ignores_detach = [entry(0, "root-disk")], 99
+    with pytest.raises(TaskFailed, match="busy"):
+        await detach(proxy, tmp_path)
+    proxy.task_status = "Succeeded"
+    with pytest.raises(EffectUnknown, match="still shows"):
+        await detach(proxy, tmp_path)
