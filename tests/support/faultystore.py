@@ -68,14 +68,21 @@ class FaultyStore:
         self._late: list[_Late] = []
 
     def fail(
-        self, nth: int, how: How, *, verb: str | None = None, prefix: str = "", error: MoverError | None = None
+        self,
+        nth: int,
+        how: How,
+        *,
+        times: int = 1,
+        verb: str | None = None,
+        prefix: str = "",
+        error: MoverError | None = None,
     ) -> None:
-        """Break the nth call from now on, of those with that verb and prefix if given; once.
+        """Break the nth call from now on, of those with that verb and prefix if given, and ``times - 1`` after it.
 
         verb: create, replace, get, get_range, info, list, delete. error: raised in place of a
         retryable StoreUnreachable.
         """
-        self._plans.append(_Plan(nth, how, verb, prefix, error))
+        self._plans.extend(_Plan(nth, how, verb, prefix, error) for _ in range(times))
 
     async def settle(self) -> None:
         """Let all late effects happen now; what they meet, nobody reads."""
@@ -156,9 +163,9 @@ class FaultyStore:
         for plan in list_copy(self._plans):
             if plan.verb in (None, verb) and name.startswith(plan.prefix):
                 plan.seen += 1
-                if plan.seen == plan.nth:
+                if met is None and plan.seen >= plan.nth:
                     self._plans.remove(plan)
-                    met = met or plan
+                    met = plan
         if met is not None:
             self.failed.append(f"{verb} {name}")
         return met
