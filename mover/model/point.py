@@ -130,3 +130,5 @@ class PointSummary:
     consistency: Consistency
     is_base: bool
     disks: int
+    problem: str | None = None
+    """Why its manifest cannot be read; the other fields then say only what its name does."""

@@ -1,0 +1,137 @@
+"""Making a repository, and finding the way into one: descriptor, keys, no downgrade."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import orjson
+
+from mover.clock import Clock, iso, secret_bytes
+from mover.errors import Damaged, MoverError, ObjectExists, ObjectMissing, RepositoryMissing, TargetExists, WrongKey
+from mover.repository import layout
+from mover.repository.keys import (
+    CIPHER_NAMES,
+    Descriptor,
+    ScryptCost,
+    Secrets,
+    decode_descriptor,
+    unwrap,
+    wrap,
+)
+from mover.repository.layout import Cipher
+from mover.storage.protocol import Store
+
+
+async def make(
+    store: Store, *, passphrase: str | None, clock: Clock, cost: ScryptCost, helper: ThreadPoolExecutor
+) -> Descriptor:
+    """Key file first, descriptor last: there is a repository once the descriptor is there. Raises TargetExists."""
+    if await store.info(layout.DESCRIPTOR) is not None:
+        raise _exists()
+    repository_id, created_at = secret_bytes(layout.REPOSITORY_ID_BYTES), iso(clock.now())
+    if passphrase is None:
+        secrets = Secrets.without_encryption(repository_id)
+    else:
+        key_id = secret_bytes(layout.KEY_ID_BYTES)
+        id_secret, data_secret = secret_bytes(layout.KEY_BYTES), secret_bytes(layout.KEY_BYTES)
+        secrets = Secrets(repository_id, Cipher.AES_256_GCM, key_id, id_secret, {key_id: data_secret})
+        work = partial(wrap, secrets, passphrase, created_at=created_at, cost=cost)
+        key_file = await asyncio.get_running_loop().run_in_executor(helper, work)
+        await store.create(layout.key_name(key_id), [key_file])
+    descriptor = Descriptor(repository_id, secrets.cipher, created_at)
+    try:
+        await store.create(layout.DESCRIPTOR, [descriptor.encode(secrets)])
+    except ObjectExists:
+        raise _exists() from None
+    return descriptor
+
+
+def _exists() -> TargetExists:
+    return TargetExists("There is a repository at this place already", remedy="Open it, or choose another place.")
+
+
+async def read_descriptor(store: Store) -> Descriptor:
+    """Raises RepositoryMissing, Damaged, FormatUnsupported."""
+    try:
+        stored = await store.get(layout.DESCRIPTOR)
+    except ObjectMissing:
+        raise RepositoryMissing(
+            f"There is no repository at this place ({store.traits.description})",
+            remedy="Check the address, or make one with mover init.",
+        ) from None
+    return decode_descriptor(stored)
+
+
+async def open_secrets(
+    store: Store, descriptor: Descriptor, passphrase: str | None, helper: ThreadPoolExecutor
+) -> Secrets:
+    """The secrets behind the passphrase; the descriptor is authenticated with them. Raises WrongKey, Damaged."""
+    if descriptor.cipher is Cipher.NONE:
+        if passphrase is not None:
+            raise _downgraded("a passphrase was given, but the repository says that it is not encrypted")
+        secrets = Secrets.without_encryption(descriptor.repository_id)
+    elif passphrase is None:
+        raise WrongKey(
+            "The repository is encrypted, and no passphrase was given",
+            remedy="Set repository.passphrase_file, MOVER_REPOSITORY__PASSPHRASE, or answer the prompt.",
+        )
+    else:
+        secrets = await _unlock(store, descriptor, passphrase, helper)
+    descriptor.check_tag(secrets)
+    return secrets
+
+
+async def _unlock(store: Store, descriptor: Descriptor, passphrase: str, helper: ThreadPoolExecutor) -> Secrets:
+    """All data keys that the passphrase opens; the newest key file's is used for new objects."""
+    opened, problems = [], []
+    names = [info.name async for info in store.list(layout.KEYS) if info.name.endswith(".json")]
+    for name in names:
+        stored = await store.get(name)
+        try:
+            work = partial(unwrap, name, stored, passphrase, descriptor.repository_id)
+            found = await asyncio.get_running_loop().run_in_executor(helper, work)
+        except (Damaged, WrongKey) as error:
+            problems.append(error)
+        else:
+            opened.append((orjson.loads(stored)["created_at"], *found))
+    if not opened:
+        raise _nothing_opened(problems)
+    opened.sort()
+    _, key_id, id_secret, _ = opened[-1]
+    data_secrets = {one[1]: one[3] for one in opened}
+    return Secrets(descriptor.repository_id, descriptor.cipher, key_id, id_secret, data_secrets)
+
+
+def _nothing_opened(problems: list[Damaged | WrongKey]) -> MoverError:
+    for problem in sorted(problems, key=lambda problem: isinstance(problem, Damaged)):
+        return problem
+    return Damaged(
+        "The repository is encrypted, but its key file is gone",
+        remedy="Bring back keys/ from a copy of the repository: without it nothing can be read.",
+        object=layout.KEYS,
+    )
+
+
+def remember(folder: Path, descriptor: Descriptor) -> None:
+    """Note that this repository is encrypted; refuse one that no longer is. Raises WrongKey."""
+    note = folder / "known.json"
+    cipher = CIPHER_NAMES[descriptor.cipher]
+    try:
+        known = orjson.loads(note.read_bytes()).get("cipher", cipher)
+    except (FileNotFoundError, ValueError):
+        known = None
+    if known == CIPHER_NAMES[Cipher.AES_256_GCM] and descriptor.cipher is Cipher.NONE:
+        raise _downgraded("this machine has seen it encrypted, and now it says that it is not")
+    if known != cipher:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_bytes(orjson.dumps({"cipher": cipher}))
+
+
+def _downgraded(why: str) -> WrongKey:
+    return WrongKey(
+        f"The repository is not what it was: {why}",
+        remedy="Find out who replaced repository.json; to use an open one, give no passphrase and a new cache_dir.",
+    )

@@ -1,0 +1,107 @@
+"""The list of restore points, and what a user's words for one of them mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from mover.clock import iso
+from mover.errors import AmbiguousName, Damaged, NoSuchPoint, ObjectMissing
+from mover.model.machine import Consistency
+from mover.model.point import PointSummary, ReadMode
+from mover.repository import layout
+from mover.repository.keys import Secrets
+from mover.repository.manifest import HEAD_READ_BYTES, open_header, summary
+from mover.storage.protocol import ObjectInfo, Store
+
+READS_IN_FLIGHT = 8
+
+
+async def list_points(store: Store, secrets: Secrets, vm_uuid: str | None = None) -> list[PointSummary]:
+    """Newest last. A manifest that cannot be read is listed with its ``problem``."""
+    prefix = layout.POINTS if vm_uuid is None else layout.point_name(vm_uuid, "x")[:-1]
+    infos = [info async for info in store.list(prefix) if layout.point_of(info.name)]
+    found: list[PointSummary] = []
+    for at in range(0, len(infos), READS_IN_FLIGHT):
+        batch = infos[at : at + READS_IN_FLIGHT]
+        lines = await asyncio.gather(*(_line(store, secrets, info) for info in batch))
+        found += [line for line in lines if line is not None]
+    return sorted(found, key=lambda point: (point.created_at, point.id))
+
+
+async def _line(store: Store, secrets: Secrets, info: ObjectInfo) -> PointSummary | None:
+    """None for a void, and for a point that was deleted meanwhile."""
+    try:
+        reach = min(info.size_bytes, HEAD_READ_BYTES)
+        header = open_header(secrets, info.name, bytes(await store.get_range(info.name, 0, reach)))
+        if header is None:
+            header = open_header(secrets, info.name, await store.get(info.name))
+        if header is None:
+            return _unreadable(info, f"{info.name} is damaged: it is cut off")
+        return None if "void" in header else summary(info.name, header)
+    except ObjectMissing:
+        return None
+    except Damaged as error:
+        return _unreadable(info, error.message)
+
+
+def _unreadable(info: ObjectInfo, problem: str) -> PointSummary:
+    vm_uuid, point_id = layout.point_of(info.name) or ("", "")
+    return PointSummary(
+        id=point_id,
+        vm_uuid=vm_uuid,
+        vm_name="",
+        created_at=info.modified_at,
+        committed_at=info.modified_at,
+        size_bytes=0,
+        bytes_read=0,
+        bytes_stored=0,
+        mode=ReadMode.FULL,
+        consistency=Consistency.CRASH,
+        is_base=False,
+        disks=0,
+        problem=problem,
+    )
+
+
+def choose(points: Sequence[PointSummary], text: str) -> PointSummary:
+    """A full id, the beginning of one, ``name`` or ``name@latest``. Raises NoSuchPoint, AmbiguousName."""
+    exact = [point for point in points if point.id == text]
+    if exact:
+        return exact[0]
+    name, _, which = text.partition("@")
+    if which in ("", "latest"):
+        of_vm = [point for point in points if name in (point.vm_name, point.vm_uuid)]
+        if of_vm:
+            return _latest(points, of_vm, text)
+    return _by_prefix(points, text)
+
+
+def _by_prefix(points: Sequence[PointSummary], text: str) -> PointSummary:
+    found = [point for point in points if text and point.id.startswith(text)]
+    if not found:
+        raise NoSuchPoint(f"No restore point is called {text!r}", remedy="List them with mover points.", text=text)
+    if len(found) > 1:
+        raise AmbiguousName(
+            f"{text!r} begins the ids of {len(found)} restore points",
+            remedy="Write more of the id.",
+            points=[point.id for point in found],
+        )
+    return found[0]
+
+
+def _latest(points: Sequence[PointSummary], of_vm: Sequence[PointSummary], text: str) -> PointSummary:
+    vms = sorted({point.vm_uuid for point in of_vm})
+    if len(vms) > 1:
+        raise AmbiguousName(
+            f"{text!r} is the name of {len(vms)} VMs", remedy="Use a point's id, or the VM's UUID.", vms=vms
+        )
+    newest = [point for point in points if point.vm_uuid == vms[0]][-1]
+    if newest.problem:
+        readable = next((point.id for point in reversed(of_vm) if not point.problem), "none")
+        raise Damaged(
+            f"The newest point of {text!r} ({newest.id}, {iso(newest.created_at)}) cannot be read: {newest.problem}",
+            remedy=f"Choose an older one by its id: {readable}.",
+            object=layout.point_name(newest.vm_uuid, newest.id),
+        )
+    return newest

@@ -1,0 +1,88 @@
+"""One reader: holds what it reads against collection, and opens blocks for worker threads."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mover.clock import Clock
+from mover.errors import MoverError
+from mover.model.point import DiskImage
+from mover.repository.blockmap import MapReader
+from mover.repository.hold import Hold
+from mover.repository.index import BlockPlaces
+from mover.repository.layout import FrameKind
+from mover.repository.records import Records
+
+
+class ReadSession:
+    """See the module. Made by ``Repository.open_reader``."""
+
+    def __init__(self, records: Records, hold: Hold | None, clock: Clock, heartbeat_s: float) -> None:
+        """hold: None where the store is read-only, so that nothing can be collected through it."""
+        self._records, self._hold, self._clock, self._heartbeat_s = records, hold, clock, heartbeat_s
+        self._stopped = asyncio.Event()
+
+    async def open_map(self, image: DiskImage) -> MapReader:
+        """The map of an image. Raises ValueError for an excluded disk."""
+        return self._records.open_map(image)
+
+    def locate(self, ids: bytes | memoryview) -> BlockPlaces:
+        """Where the blocks of these ids (32 bytes each) lie. Any thread."""
+        return self._records.view.locate(ids)
+
+    def pack_name(self, pack_no: int) -> str:
+        """The object to read records of this pack number from."""
+        return self._records.pack_name(pack_no)
+
+    def open_block(
+        self,
+        sealed: memoryview,
+        *,
+        pack_no: int,
+        offset: int,
+        id: bytes,
+        plain_bytes: int,
+        out: memoryview | None = None,
+    ) -> memoryview:
+        """The verified plain bytes of a record, in ``out`` if given. Any thread.
+
+        sealed: exactly the ``stored_bytes`` at ``offset`` of that pack. Raises Damaged, which names
+        the pack; ``out`` may then hold garbage. Without ``out`` the result may be a view of ``sealed``.
+        """
+        return self._records.open(
+            sealed,
+            pack_no=pack_no,
+            offset=offset,
+            record_id=id,
+            plain_bytes=plain_bytes,
+            kind=FrameKind.BLOCK,
+            out=out,
+        )
+
+    async def run(self) -> None:
+        """Keep the session alive until ``stop`` or ``end``: a task beside any longer read."""
+        if self._hold is None:
+            return
+        async with asyncio.TaskGroup() as group:
+            beats = group.create_task(self._beat_on(self._hold))
+            await self._stopped.wait()
+            beats.cancel()
+
+    def stop(self) -> None:
+        """Let ``run`` return."""
+        self._stopped.set()
+
+    async def end(self) -> None:
+        """Hold nothing any more."""
+        self.stop()
+        if self._hold is not None:
+            await self._hold.end()
+
+    async def _beat_on(self, hold: Hold) -> None:
+        while True:
+            await self._clock.sleep(self._heartbeat_s)
+            try:
+                await hold.beat()
+            except MoverError as error:
+                if not error.retryable:
+                    raise

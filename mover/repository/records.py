@@ -1,0 +1,140 @@
+"""Stored records by their ids: found in the index, read in few requests, opened, verified."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mover.model.point import DiskImage
+from mover.repository import layout
+from mover.repository.blockmap import MapReader
+from mover.repository.index import IndexView, PlaceState
+from mover.repository.layout import FrameKind
+from mover.repository.pack import RecordOpener
+from mover.repository.seal import Sealer, damaged
+from mover.storage.protocol import Store
+
+SEALERS_KEPT = 256
+"""Packs whose keys are at hand; making one again costs a few microseconds."""
+READ_GAP_BYTES = 16 << 10
+"""Neighbouring records are read together over a gap of this."""
+READ_MOST_BYTES = 4 << 20
+"""Longest single read of several records."""
+READS_IN_FLIGHT = 8
+
+
+class _Wanted(NamedTuple):
+    at: int
+    record_id: bytes
+    pack_no: int
+    offset: int
+    stored: int
+    plain: int
+
+
+class Records:
+    """Opens records by the index of one moment. Any thread may open; reading is the loop's."""
+
+    def __init__(self, store: Store, opener: RecordOpener, view: IndexView) -> None:
+        self._store, self._opener, self.view = store, opener, view
+        self._sealers: OrderedDict[int, Sealer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def pack_name(self, pack_no: int) -> str:
+        """The object that holds the records of a pack number."""
+        return layout.pack_name(self.view.pack(pack_no).pack_id)
+
+    def open(
+        self,
+        sealed: memoryview,
+        *,
+        pack_no: int,
+        offset: int,
+        record_id: bytes,
+        plain_bytes: int,
+        kind: FrameKind,
+        out: memoryview | None = None,
+    ) -> memoryview:
+        """See RecordOpener.open."""
+        return self._opener.open(
+            self._sealer(pack_no),
+            sealed,
+            offset=offset,
+            record_id=record_id,
+            plain_bytes=plain_bytes,
+            kind=kind,
+            out=out,
+        )
+
+    def open_map(self, image: DiskImage) -> MapReader:
+        """The map of an image; on the loop that will load its nodes."""
+        return MapReader(image, self.load_nodes)
+
+    async def load_nodes(self, wanted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """(node id, plain bytes) → contents, in order. Raises Damaged, StorageError."""
+        places = self.view.locate(b"".join(node_id for node_id, _ in wanted))
+        found: list[bytes] = [b""] * len(wanted)
+        rows = []
+        for at, (node_id, plain) in enumerate(wanted):
+            if places.state[at] != PlaceState.STORED:
+                raise damaged(f"node {node_id.hex()}", "no pack that the index knows holds it", id=node_id.hex())
+            pack_no, offset, stored = (int(column[at]) for column in places[:3])
+            rows.append(_Wanted(at, node_id, pack_no, offset, stored, plain))
+        limit = asyncio.Semaphore(READS_IN_FLIGHT)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for run in _runs(rows):
+                    group.create_task(self._load_run(run, found, limit))
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        return found
+
+    async def _load_run(self, run: Sequence[_Wanted], found: list[bytes], limit: asyncio.Semaphore) -> None:
+        begin, end = run[0].offset, max(row.offset + row.stored for row in run)
+        async with limit:
+            content = await self._store.get_range(self.pack_name(run[0].pack_no), begin, end - begin)
+        view = memoryview(content)
+        for row in run:
+            sealed = view[row.offset - begin : row.offset - begin + row.stored]
+            plain = self.open(
+                sealed,
+                pack_no=row.pack_no,
+                offset=row.offset,
+                record_id=row.record_id,
+                plain_bytes=row.plain,
+                kind=FrameKind.NODE,
+            )
+            found[row.at] = bytes(plain)
+
+    def _sealer(self, pack_no: int) -> Sealer:
+        with self._lock:
+            found = self._sealers.get(pack_no)
+            if found is None:
+                place = self.view.pack(pack_no)
+                found = self._sealers[pack_no] = self._opener.sealer(place.pack_id, place.key_id)
+                if len(self._sealers) > SEALERS_KEPT:
+                    self._sealers.popitem(last=False)
+            return found
+
+
+def _runs(rows: Sequence[_Wanted]) -> list[list[_Wanted]]:
+    """Grouped by what one request can read."""
+    runs: list[list[_Wanted]] = []
+    for row in sorted(rows, key=lambda row: (row.pack_no, row.offset)):
+        if runs and runs[-1][0].pack_no == row.pack_no:
+            first, last = runs[-1][0], runs[-1][-1]
+            gap = row.offset - (last.offset + last.stored)
+            if gap <= READ_GAP_BYTES and row.offset + row.stored - first.offset <= READ_MOST_BYTES:
+                runs[-1].append(row)
+                continue
+        runs.append([row])
+    return runs
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """First wins."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,146 @@
+"""Brings the local index up to what the store lists: from index objects, and where one is
+damaged from the packs themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from mover.errors import Damaged, ObjectMissing
+from mover.repository import layout
+from mover.repository.hold import new_session_id
+from mover.repository.index import IndexObject, LocalIndex
+from mover.repository.keys import Secrets
+from mover.repository.pack import Contents, read_contents
+from mover.repository.segment import Part
+from mover.storage.protocol import ObjectInfo, Store
+
+FETCH_BYTES = 32 << 20
+"""Index objects taken in together: the bound of memory while a cache is rebuilt."""
+PACKS_PER_OBJECT = 64
+"""Packs that one rebuilt index object lists."""
+READS_IN_FLIGHT = 8
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
+
+class IndexCache:
+    """The local index of one repository and how it follows the store. Used on one loop."""
+
+    def __init__(self, store: Store, secrets: Secrets, local: LocalIndex, helper: ThreadPoolExecutor) -> None:
+        """helper: one thread, so that changes of ``local`` never overlap."""
+        self.local = local
+        self.problems: dict[str, Damaged] = {}
+        """Index objects and packs that could not be read at the last refresh, by name."""
+        self._store, self._secrets, self._helper = store, secrets, helper
+        self._lock = asyncio.Lock()
+
+    async def refresh(self) -> list[str]:
+        """Take in what is new, forget what is gone; the names of all index objects. Raises StorageError."""
+        async with self._lock:
+            names = await self._follow_objects()
+            if self.problems:
+                for batch in _slices(await self._unlisted_packs()):
+                    part = IndexObject.of("packs", 0, batch).part()
+                    # Not the name of an index object: the next refresh drops these rows and looks again.
+                    await self._add([part._replace(sources=[layout.pack_name(batch[0].pack_id)])])
+            return names
+
+    async def _follow_objects(self) -> list[str]:
+        infos = [info async for info in self._store.list(layout.INDEX)]
+        names, known = {info.name for info in infos}, self.local.sources()
+        self.problems = {}
+        await self._off_loop(lambda: self.local.forget(known - names))
+        for batch in _batches([info for info in infos if info.name not in known]):
+            found = await self._gather(batch, self._read_index)
+            await self._add([one.part() for one in found if one is not None])
+        return sorted(names)
+
+    async def install(self, delta: IndexObject) -> None:
+        """Take in an index object that we have just written."""
+        async with self._lock:
+            await self._add([delta.part()])
+
+    async def rebuild(self) -> list[str]:
+        """Write index objects for packs that no readable one lists, in place of damaged ones.
+
+        The names of the new objects; the damaged ones are deleted once those are durable.
+        """
+        async with self._lock:
+            await self._follow_objects()
+            damaged = sorted(self.problems)
+            session_id, made = new_session_id(), []
+            slices = _slices(await self._unlisted_packs())
+            for number, batch in enumerate(slices):
+                replaces = damaged if batch is slices[-1] else ()
+                fresh = IndexObject.of(session_id, number, batch, replaces)
+                await self._store.create(fresh.name, fresh.seal(self._secrets))
+                made.append(fresh.name)
+            for name in damaged:
+                await self._store.delete(name)
+        await self.refresh()
+        return made
+
+    def close(self) -> None:
+        """Let go of the helper thread."""
+        self._helper.shutdown(wait=True)
+
+    async def _read_index(self, info: ObjectInfo) -> IndexObject | None:
+        try:
+            return IndexObject.open(self._secrets, info.name, await self._store.get(info.name))
+        except ObjectMissing:
+            return None
+        except Damaged as error:
+            self.problems[info.name] = error
+            return None
+
+    async def _unlisted_packs(self) -> list[Contents]:
+        """Contents of all packs that the index does not list; damaged ones become problems."""
+        listed = self.local.view().pack_ids()
+        infos = [info async for info in self._store.list(layout.PACKS)]
+        wanted = [info for info in infos if (pack_id := layout.pack_id_of(info.name)) and pack_id not in listed]
+        return [one for one in await self._gather(wanted, self._read_pack) if one is not None]
+
+    async def _read_pack(self, info: ObjectInfo) -> Contents | None:
+        pack_id = layout.pack_id_of(info.name)
+        assert pack_id is not None
+        try:
+            return await read_contents(self._store, self._secrets, pack_id, info.size_bytes)
+        except ObjectMissing:
+            return None
+        except Damaged as error:
+            self.problems[info.name] = error
+            return None
+
+    async def _gather(self, items: Sequence[_Item], ask: Callable[[_Item], Awaitable[_Answer]]) -> list[_Answer]:
+        limit = asyncio.Semaphore(READS_IN_FLIGHT)
+
+        async def one(item: _Item) -> _Answer:
+            async with limit:
+                return await ask(item)
+
+        return list(await asyncio.gather(*(one(item) for item in items)))
+
+    async def _add(self, parts: Sequence[Part]) -> None:
+        await self._off_loop(lambda: self.local.add(parts))
+
+    async def _off_loop(self, work: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._helper, work)
+
+
+def _batches(infos: Sequence[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
+    batch: list[ObjectInfo] = []
+    for info in infos:
+        if batch and sum(one.size_bytes for one in batch) + info.size_bytes > FETCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(info)
+    if batch:
+        yield batch
+
+
+def _slices(contents: Sequence[Contents]) -> list[Sequence[Contents]]:
+    return [contents[at : at + PACKS_PER_OBJECT] for at in range(0, len(contents), PACKS_PER_OBJECT)]

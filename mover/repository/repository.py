@@ -1,0 +1,225 @@
+"""The facade: one per process and repository.
+
+Control (open, list, load, delete, sessions) is async and on one loop; the data plane is
+in the sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mover.clock import Clock
+from mover.errors import Damaged, NoSuchPoint, ObjectMissing, PointPinned, StoreDenied
+from mover.model.point import PointSummary, RestorePoint
+from mover.repository import layout, opening, points
+from mover.repository.codec import Codecs
+from mover.repository.hold import Hold, SessionRecord, voided
+from mover.repository.index import IndexView, LocalIndex
+from mover.repository.keys import DEFAULT_COST, Descriptor, ScryptCost
+from mover.repository.layout import Cipher
+from mover.repository.manifest import open_manifest
+from mover.repository.pack import RecordOpener
+from mover.repository.packer import Packer
+from mover.repository.reader import ReadSession
+from mover.repository.records import Records
+from mover.repository.refresh import IndexCache
+from mover.repository.session import Session, Tools, judge
+from mover.storage.protocol import Store
+from mover.units import MIB
+
+
+class Repository:
+    """See the module. Make one with ``open``; close it."""
+
+    def __init__(self, descriptor: Descriptor, tools: Tools, opener: RecordOpener, cache: IndexCache) -> None:
+        self.store = tools.store
+        self.id = descriptor.repository_id.hex()
+        self.is_encrypted = descriptor.cipher is not Cipher.NONE
+        self._descriptor, self._tools, self._opener, self._cache = descriptor, tools, opener, cache
+        self._secrets, self._clock = tools.secrets, tools.clock
+
+    @classmethod
+    async def init(cls, store: Store, *, passphrase: str | None, clock: Clock, cost: ScryptCost = DEFAULT_COST) -> str:
+        """Make a repository in an empty place; its id. passphrase None: without encryption. Raises TargetExists."""
+        with ThreadPoolExecutor(1, "mover-keys") as helper:
+            descriptor = await opening.make(store, passphrase=passphrase, clock=clock, cost=cost, helper=helper)
+        return descriptor.repository_id.hex()
+
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        *,
+        passphrase: str | None,
+        cache_dir: Path,
+        clock: Clock,
+        pack_bytes: int = 32 * MIB,
+        uploads: int = 2,
+        paranoid: bool = False,
+        level: int = 1,
+        heartbeat_s: float = 60.0,
+        reserve: Callable[[int], None] = lambda _: None,
+        release: Callable[[int], None] = lambda _: None,
+    ) -> Repository:
+        """reserve, release: called with the bytes of a pack, once per pack in memory; reserve may block.
+
+        Raises RepositoryMissing, WrongKey, FormatUnsupported, Damaged, StorageError.
+        """
+        descriptor = await opening.read_descriptor(store)
+        folder = cache_dir / descriptor.repository_id.hex()
+        helper = ThreadPoolExecutor(1, "mover-index")
+        try:
+            secrets = await opening.open_secrets(store, descriptor, passphrase, helper)
+            local = await asyncio.get_running_loop().run_in_executor(helper, _local_index, folder, descriptor)
+        except BaseException:
+            helper.shutdown(wait=False)
+            raise
+        codecs = Codecs(level)
+        opener = RecordOpener(secrets, codecs)
+        cache = IndexCache(store, secrets, local, helper)
+        packer = Packer(
+            secrets,
+            opener,
+            pack_bytes=pack_bytes,
+            slots=1 + uploads,
+            paranoid=paranoid,
+            reserve=reserve,
+            release=release,
+        )
+        tools = Tools(store, secrets, clock, codecs, local, packer, cache.install, folder, uploads, heartbeat_s)
+        return cls(descriptor, tools, opener, cache)
+
+    async def close(self) -> None:
+        """Let go of the local index; sessions must have ended. The store stays the caller's."""
+        self._cache.close()
+
+    # --- points ---
+
+    async def points(self, vm_uuid: str | None = None) -> list[PointSummary]:
+        """Newest last. A damaged manifest is listed, with its ``problem``."""
+        return await points.list_points(self.store, self._secrets, vm_uuid)
+
+    async def find_point(self, text: str) -> PointSummary:
+        """By full id, the beginning of one, VM name, or ``name@latest``. Raises NoSuchPoint, AmbiguousName, Damaged."""
+        return points.choose(await self.points(), text)
+
+    async def load(self, point: PointSummary | str) -> RestorePoint:
+        """The whole manifest; a text is looked up as ``find_point`` does. Raises Damaged, NoSuchPoint."""
+        found = await self.find_point(point) if isinstance(point, str) else point
+        name = layout.point_name(found.vm_uuid, found.id)
+        try:
+            stored = await self.store.get(name)
+        except ObjectMissing:
+            raise NoSuchPoint(
+                f"Restore point {found.id} was deleted meanwhile", remedy="List the points again.", text=found.id
+            ) from None
+        return open_manifest(self._secrets, name, stored)
+
+    async def delete_point(self, point_id: str, *, force: bool = False) -> None:
+        """Forget a point (full id); its blocks go with the next collection.
+
+        Raises NoSuchPoint; PointPinned when it is the base of its VM's next incremental, unless ``force``.
+        """
+        known = await self.points()
+        found = next((point for point in known if point.id == point_id), None)
+        if found is None:
+            raise NoSuchPoint(f"There is no restore point {point_id}", remedy="List them with mover points.")
+        bases = [point for point in known if point.vm_uuid == found.vm_uuid and point.is_base]
+        if found.is_base and bases[-1] is found and not force:
+            raise PointPinned(
+                f"{point_id} is the base of the next incremental of {found.vm_name}",
+                remedy="Delete an older point, or use --force: the next backup then reads the disks in full.",
+                point=point_id,
+            )
+        await self.store.delete(layout.point_name(found.vm_uuid, found.id))
+
+    # --- sessions ---
+
+    async def open_session(self, *, points: Sequence[tuple[str, str]], session_id: str | None = None) -> Session:
+        """A writer that may commit these (VM UUID, point id), and no others.
+
+        session_id: go on with a former session of ours; what it made durable is known.
+        Raises SessionVoided when that one cannot go on, PointConflict when another committed a point.
+        """
+        self._descriptor.check_writable()
+        committed = await self._committed(points, session_id) if session_id else []
+        hold = await self._hold(points, session_id, is_done=bool(points) and len(committed) == len(points))
+        await self._clock.sleep(self.store.traits.list_lag_s)
+        dead = [layout.pack_id_of(info.name) async for info in self.store.list(layout.TOMBSTONES)]
+        names = await self._cache.refresh()
+        mine = [int(name[-8:]) for name in names if name.startswith(layout.index_name(hold.record.id, 0)[:-8])]
+        return Session(
+            self._tools,
+            hold,
+            self._records(),
+            dead_packs=frozenset(pack_id for pack_id in dead if pack_id),
+            committed=committed,
+            next_index=max(mine, default=-1) + 1,
+        )
+
+    async def open_reader(self) -> ReadSession:
+        """A reader: what its points need is not collected until it ends. Works on a read-only store too."""
+        try:
+            hold = await Hold.create(self.store, self._secrets, self._clock, "reader")
+        except StoreDenied:
+            hold = None
+        await self._cache.refresh()
+        return ReadSession(self._records(), hold, self._clock, self._tools.heartbeat_s)
+
+    async def leftovers(self) -> list[SessionRecord]:
+        """Sessions that have not ended, of whatever process; unreadable ones are left out."""
+        found = []
+        async for info in self.store.list(layout.SESSIONS):
+            try:
+                found.append(SessionRecord.open(self._secrets, info.name, await self.store.get(info.name)))
+            except (ObjectMissing, Damaged):
+                continue
+        return found
+
+    async def _hold(self, points: Sequence[tuple[str, str]], session_id: str | None, *, is_done: bool) -> Hold:
+        if session_id is None:
+            return await Hold.create(self.store, self._secrets, self._clock, "writer", points)
+        hold = await Hold.resume(self.store, self._secrets, self._clock, session_id)
+        if hold is None and is_done:
+            return await Hold.create(self.store, self._secrets, self._clock, "writer", points, session_id=session_id)
+        if hold is None or not set(points) <= set(hold.record.points):
+            raise voided(session_id)
+        return hold
+
+    async def _committed(self, points: Sequence[tuple[str, str]], session_id: str) -> list[str]:
+        """Names of the points that this session has committed. Raises SessionVoided, PointConflict."""
+        found = []
+        for vm_uuid, point_id in points:
+            name = layout.point_name(vm_uuid, point_id)
+            if await self.store.info(name) is None:
+                continue
+            judge(name, await self.store.get(name), self._secrets, session_id)
+            found.append(name)
+        return found
+
+    # --- index ---
+
+    async def view(self) -> IndexView:
+        """The index as the store has it now (verification reads by it)."""
+        await self._cache.refresh()
+        return self._tools.local_index.view()
+
+    @property
+    def problems(self) -> dict[str, Damaged]:
+        """Index objects and packs that the last refresh could not read, by name."""
+        return dict(self._cache.problems)
+
+    async def rebuild_index(self) -> list[str]:
+        """Write index objects for packs that none lists, and replace damaged ones; the new names."""
+        return await self._cache.rebuild()
+
+    def _records(self) -> Records:
+        return Records(self.store, self._opener, self._tools.local_index.view())
+
+
+def _local_index(folder: Path, descriptor: Descriptor) -> LocalIndex:
+    opening.remember(folder, descriptor)
+    return LocalIndex(folder / "index")

@@ -1,0 +1,348 @@
+"""One writer: blocks in, a restore point out.
+
+Blocks come on compute threads and never touch the event loop; whole packs, index deltas,
+heartbeats and the manifest are the loop's. Nothing is reported stored before it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from blake3 import blake3
+
+from mover.clock import Clock
+from mover.errors import MoverError, ObjectExists, PointConflict, RepositoryError
+from mover.model.point import ZERO_ID, DiskImage, RestorePoint
+from mover.repository import layout
+from mover.repository.blockmap import MapReader
+from mover.repository.codec import Codecs
+from mover.repository.hold import Hold, voided
+from mover.repository.index import IndexObject, LocalIndex
+from mover.repository.keys import Secrets
+from mover.repository.layout import FrameKind
+from mover.repository.making import Pack
+from mover.repository.manifest import open_header, seal_manifest
+from mover.repository.mapbuilder import MapBuilder
+from mover.repository.pack import Contents
+from mover.repository.packer import Packer
+from mover.repository.records import Records
+from mover.repository.zero import is_zero
+from mover.storage.protocol import Store
+
+INDEX_EVERY_PACKS = 64
+"""An index delta is due after so many packs: what a kill may cost at most …"""
+INDEX_EVERY_RECORDS = 32768
+"""… or so many records: the bound of what is known in memory only …"""
+INDEX_EVERY_S = 60.0
+"""… or so much time."""
+BEATS_MISSED_MAX = 10
+"""Heartbeats that the store may refuse in a row before the session gives up."""
+
+
+class StoredBlock(NamedTuple):
+    """What became of a block. stored_bytes: of the sealed record, 0 unless it is new."""
+
+    id: bytes
+    kind: Literal["zero", "known", "new"]
+    stored_bytes: int
+
+
+_ZERO = StoredBlock(ZERO_ID, "zero", 0)
+
+
+class Tools(NamedTuple):
+    """What a session shares with the others of its repository."""
+
+    store: Store
+    secrets: Secrets
+    clock: Clock
+    codecs: Codecs
+    local_index: LocalIndex
+    packer: Packer
+    install: Callable[[IndexObject], Awaitable[None]]
+    """Take a new index object into the local cache, off the loop."""
+    scratch_dir: Path
+    uploads: int
+    heartbeat_s: float
+
+
+class Session:
+    """See the module. Made by ``Repository.open_session``, on the loop that runs it."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        hold: Hold,
+        records: Records,
+        *,
+        dead_packs: frozenset[bytes],
+        committed: Sequence[str] = (),
+        next_index: int = 0,
+    ) -> None:
+        self.id = hold.record.id
+        self.packs: set[Pack] = set()
+        self.dead_packs = dead_packs
+        self._tools, self._hold, self._records = tools, hold, records
+        self._packer, self._codecs, self._index = tools.packer, tools.codecs, tools.local_index
+        self._block_key, self._node_key = tools.secrets.block_key(), tools.secrets.node_key()
+        self._points = frozenset(hold.record.points)
+        self._committed = set(committed)
+        self._next_index = next_index
+        self._error: BaseException | None = None
+        self._has_ended = False
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
+        self._changed = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._index_lock = asyncio.Lock()
+        self._indexed_at = tools.clock.monotonic()
+
+    # --- compute threads ---
+
+    def store_block(self, data: memoryview) -> StoredBlock:
+        """Store a block unless it is zero or known. Any worker thread; may wait for an upload.
+
+        data: contiguous bytes that do not change meanwhile; not kept. Raises what ended the session.
+        """
+        if is_zero(data):
+            return _ZERO
+        return self._put(blake3(data, key=self._block_key).digest(), data, FrameKind.BLOCK)
+
+    def block_id(self, data: memoryview) -> bytes:
+        """The id that these bytes would have; ``ZERO_ID`` for zeroes. Any thread."""
+        return ZERO_ID if is_zero(data) else blake3(data, key=self._block_key).digest()
+
+    def store_node(self, content: bytes) -> bytes:
+        """Store a map node; its id. Any worker thread."""
+        node_id = blake3(content, key=self._node_key).digest()
+        return self._put(node_id, memoryview(content), FrameKind.NODE).id
+
+    def _put(self, record_id: bytes, data: memoryview, kind: FrameKind) -> StoredBlock:
+        if self._error is not None:
+            self.check()
+        packer = self._packer
+        if (
+            packer.knows(self, record_id)
+            or self._index.has(record_id, self.dead_packs)
+            or not packer.claim(self, record_id)
+        ):
+            return StoredBlock(record_id, "known", 0)
+        try:
+            codec, packed = self._codecs.pack(data)
+            stored = packer.write(self, record_id, packed, codec=codec, plain_bytes=len(data), kind=kind)
+        except BaseException:
+            packer.unclaim(self, record_id)
+            raise
+        return StoredBlock(record_id, "new", stored)
+
+    # --- maps ---
+
+    def new_map(
+        self,
+        *,
+        size_bytes: int,
+        block_bytes: int,
+        base: MapReader | None = None,
+        inherit: bool = False,
+        fan_out: int = layout.FAN_OUT,
+    ) -> MapBuilder:
+        """The map of a disk that is about to be read. inherit: untouched blocks are those of ``base``."""
+        return MapBuilder(
+            size_bytes=size_bytes,
+            block_bytes=block_bytes,
+            base=base,
+            inherit=inherit,
+            store_node=self.store_node,
+            scratch_dir=self._tools.scratch_dir,
+            fan_out=fan_out,
+        )
+
+    async def open_map(self, image: DiskImage) -> MapReader:
+        """The map of a former point's image, as a base. Raises ValueError for an excluded disk."""
+        return self._records.open_map(image)
+
+    # --- the loop's part ---
+
+    async def run(self) -> None:
+        """Upload, index and beat until ``stop``; raises what ended the session. One task of the caller's group."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                uploads = [group.create_task(self._upload_on()) for _ in range(self._tools.uploads)]
+                beats = group.create_task(self._beat_on())
+                await asyncio.wait(uploads)
+                beats.cancel()
+        except BaseExceptionGroup as errors:
+            self.fail(errors.exceptions[0])
+        except asyncio.CancelledError:
+            self._leave(_interrupted(self.id))
+            raise
+        if not self._has_ended:
+            if self._error is not None:
+                self._leave(self._error)
+            self.check()
+
+    def stop(self) -> None:
+        """Let ``run`` return once the uploads in flight are through."""
+        self._stopped.set()
+        self._changed.set()
+
+    async def flush(self) -> None:
+        """All that was stored is durable, and its index too. Raises what ended the session."""
+        self._packer.close_for(self)
+        while True:
+            self._changed.clear()
+            self.check()
+            if not self._packer.waiting(self)[1]:
+                break
+            if not await self._upload_one():
+                await self._changed.wait()
+        await self._write_index()
+
+    async def commit(self, point: RestorePoint) -> None:
+        """Flush, then list the point. Doing it again is harmless. Raises PointConflict, SessionVoided."""
+        name = layout.point_name(point.vm_uuid, point.id)
+        if (point.vm_uuid, point.id) not in self._points or point.session_id != self.id:
+            raise ValueError(f"{name} was not announced by session {self.id}")
+        if name in self._committed:
+            return
+        await self.flush()
+        try:
+            await self._tools.store.create(name, seal_manifest(self._tools.secrets, point))
+        except ObjectExists:
+            # Our own put whose answer was lost has another salt: the session id tells.
+            judge(name, await self._tools.store.get(name), self._tools.secrets, self.id)
+        self._committed.add(name)
+
+    async def end(self) -> None:
+        """Hold nothing any more and remove the session object."""
+        self._has_ended = True
+        self.stop()
+        self._leave(_ended(self.id))
+        await self._hold.end()
+
+    # --- what the packer tells ---
+
+    def check(self) -> None:
+        """Raise what ended the session."""
+        if self._error is not None:
+            raise self._error
+
+    def fail(self, error: BaseException) -> None:
+        """End it with this error, unless it ended before. Any thread."""
+        if self._error is None:
+            self._error = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again. Any thread."""
+        if threading.get_ident() == self._loop_thread:
+            self._changed.set()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    def _leave(self, error: BaseException) -> None:
+        self.fail(error)
+        self._packer.leave(self)
+        self._packer.wake_all()
+
+    # --- uploads, index, heartbeat ---
+
+    async def _upload_on(self) -> None:
+        while self._error is None:
+            self._changed.clear()
+            if await self._upload_one():
+                if self._index_due():
+                    await self._write_index()
+            elif self._stopped.is_set():
+                return
+            else:
+                await self._changed.wait()
+
+    async def _upload_one(self) -> bool:
+        """Upload a full pack, whoever filled it; False when there is none."""
+        pack = self._packer.take()
+        if pack is None:
+            return False
+        try:
+            await self._tools.store.create(pack.name, pack.parts)
+        except MoverError as error:
+            self._packer.failed(pack, error)
+        except BaseException:
+            self._packer.give_back(pack)
+            raise
+        else:
+            self._packer.done(pack)
+        return True
+
+    def _index_due(self) -> bool:
+        durable, _ = self._packer.waiting(self)
+        if len(durable) >= INDEX_EVERY_PACKS:
+            return True
+        if sum(len(_contents(pack).table) for pack in durable) >= INDEX_EVERY_RECORDS:
+            return True
+        return bool(durable) and self._tools.clock.monotonic() - self._indexed_at >= INDEX_EVERY_S
+
+    async def _write_index(self) -> None:
+        """Name all durable packs that no index object names yet."""
+        async with self._index_lock:
+            packs, _ = self._packer.waiting(self)
+            if packs:
+                await self._tools.install(await self._create_delta([_contents(pack) for pack in packs]))
+                self._packer.indexed(packs)
+            self._indexed_at = self._tools.clock.monotonic()
+
+    async def _create_delta(self, contents: Sequence[Contents]) -> IndexObject:
+        while True:
+            delta = IndexObject.of(self.id, self._next_index, contents)
+            self._next_index += 1
+            try:
+                await self._tools.store.create(delta.name, delta.seal(self._tools.secrets))
+            except ObjectExists:
+                # A put of ours took effect late, before this session was resumed: the next number is free.
+                continue
+            return delta
+
+    async def _beat_on(self) -> None:
+        missed = 0
+        while True:
+            await self._tools.clock.sleep(min(self._tools.heartbeat_s, INDEX_EVERY_S))
+            try:
+                await self._hold.beat()
+                missed = 0
+                if self._index_due():
+                    await self._write_index()
+            except MoverError as error:
+                missed += 1
+                if not error.retryable or missed > BEATS_MISSED_MAX:
+                    raise
+
+
+def judge(name: str, stored: bytes, secrets: Secrets, session_id: str) -> None:
+    """What stands at the name of a point is this session's manifest, or SessionVoided, PointConflict is raised."""
+    header = open_header(secrets, name, stored) or {}
+    if "void" in header:
+        raise voided(session_id)
+    if header.get("session_id") != session_id:
+        raise PointConflict(
+            f"{name} was committed by session {header.get('session_id')}",
+            remedy="Nothing is to be done: the job has its point. Look at it with mover points.",
+            object=name,
+        )
+
+
+def _contents(pack: Pack) -> Contents:
+    assert pack.contents is not None
+    return pack.contents
+
+
+def _interrupted(session_id: str) -> RepositoryError:
+    return RepositoryError(
+        f"Session {session_id} was interrupted", remedy="Run the job again: it goes on from what is durable."
+    )
+
+
+def _ended(session_id: str) -> RepositoryError:
+    return RepositoryError(f"Session {session_id} has ended", remedy="Open a new session.")
