@@ -120,6 +120,7 @@ class Locator:
 
     async def _poll(self, want: Want) -> DirectDevice:
         start, pause, rescanned = self._clock.monotonic(), _FIRST_PAUSE_S, False
+        deadline = start + self._settings.device_timeout
         busy_since: float | None = None
         while True:
             found = await self._off_loop(lambda: self._try(want))
@@ -128,13 +129,13 @@ class Locator:
             now = self._clock.monotonic()
             busy_since = None if isinstance(found, DeviceAbsent) else now if busy_since is None else busy_since
             held_s = 0.0 if busy_since is None else now - busy_since
-            if held_s >= _BUSY_PATIENCE_S or now - start >= self._settings.device_timeout:
+            if held_s >= _BUSY_PATIENCE_S or now >= deadline:
                 DEVICE_REFUSED.labels("absent" if busy_since is None else "busy").inc()
                 raise found
             if not rescanned and now - start >= _RESCAN_AFTER_S:
                 rescanned = True
                 await self._off_loop(self._rescan)
-            await self._clock.sleep(pause)
+            await self._clock.sleep(min(pause, deadline - now))
             pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 
     async def _off_loop(self, work: Callable[[], _T]) -> _T:
