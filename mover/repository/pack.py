@@ -10,20 +10,20 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from mover.clock import secret_bytes
-from mover.model.point import ID_BYTES
+from mover.model.point import ZERO_ID
 from mover.repository import layout
 from mover.repository.codec import Codecs, PackingError
 from mover.repository.keys import Secrets
 from mover.repository.layout import Codec, FrameKind, ObjectKind
 from mover.repository.seal import (
     FRAME_OVERHEAD_BYTES,
-    NO_ID,
     Sealer,
     damaged,
     envelope_bytes,
     parse_envelope,
     parse_frame,
 )
+from mover.repository.zero import is_zero
 from mover.storage.protocol import Store
 
 _HEAD_BYTES = layout.ENVELOPE.size
@@ -175,6 +175,10 @@ class RecordOpener:
         self._secrets, self._codecs = secrets, codecs
         self._id_keys = {FrameKind.BLOCK: secrets.block_key(), FrameKind.NODE: secrets.node_key()}
 
+    def block_id(self, data: memoryview) -> bytes:
+        """The id that these bytes would have; ``ZERO_ID`` for zeroes."""
+        return ZERO_ID if is_zero(data) else blake3(data, key=self._id_keys[FrameKind.BLOCK]).digest()
+
     def sealer(self, pack_id: bytes, key_id: bytes) -> Sealer:
         """What opens the records of one pack; worth keeping while a pack is read."""
         return Sealer(self._secrets, ObjectKind.PACK, layout.pack_name(pack_id), pack_id, key_id)
@@ -209,6 +213,3 @@ class RecordOpener:
             return memoryview(plain)
         out[:plain_bytes] = plain
         return out[:plain_bytes]
-
-
-assert len(NO_ID) == ID_BYTES

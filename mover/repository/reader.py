@@ -12,6 +12,7 @@ from mover.repository.hold import Hold
 from mover.repository.index import BlockPlaces
 from mover.repository.layout import FrameKind
 from mover.repository.records import Records
+from mover.storage.protocol import Bytes
 
 
 class ReadSession:
@@ -33,6 +34,14 @@ class ReadSession:
     def pack_name(self, pack_no: int) -> str:
         """The object to read records of this pack number from."""
         return self._records.pack_name(pack_no)
+
+    async def fetch(self, pack_no: int, *, offset_bytes: int, length_bytes: int) -> Bytes:
+        """Part of a pack as stored, unverified. Raises ObjectMissing, StorageError."""
+        return await self._records.fetch(pack_no, offset_bytes=offset_bytes, length_bytes=length_bytes)
+
+    def block_id(self, data: memoryview) -> bytes:
+        """The id that these bytes would have; ``ZERO_ID`` for zeroes. Any thread."""
+        return self._records.block_id(data)
 
     def open_block(
         self,

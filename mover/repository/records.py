@@ -15,7 +15,7 @@ from mover.repository.index import IndexView, PlaceState
 from mover.repository.layout import FrameKind
 from mover.repository.pack import RecordOpener
 from mover.repository.seal import Sealer, damaged
-from mover.storage.protocol import Store
+from mover.storage.protocol import Bytes, Store
 
 SEALERS_KEPT = 256
 """Packs whose keys are at hand; making one again costs a few microseconds."""
@@ -69,6 +69,14 @@ class Records:
             out=out,
         )
 
+    async def fetch(self, pack_no: int, *, offset_bytes: int, length_bytes: int) -> Bytes:
+        """Part of a pack as stored, unverified. Raises ObjectMissing, StorageError."""
+        return await self._store.get_range(self.pack_name(pack_no), offset_bytes, length_bytes)
+
+    def block_id(self, data: memoryview) -> bytes:
+        """The id that these bytes would have. Any thread."""
+        return self._opener.block_id(data)
+
     def open_map(self, image: DiskImage) -> MapReader:
         """The map of an image; on the loop that will load its nodes."""
         return MapReader(image, self.load_nodes)
@@ -95,7 +103,7 @@ class Records:
     async def _load_run(self, run: Sequence[_Wanted], found: list[bytes], limit: asyncio.Semaphore) -> None:
         begin, end = run[0].offset, max(row.offset + row.stored for row in run)
         async with limit:
-            content = await self._store.get_range(self.pack_name(run[0].pack_no), begin, end - begin)
+            content = await self.fetch(run[0].pack_no, offset_bytes=begin, length_bytes=end - begin)
         view = memoryview(content)
         for row in run:
             sealed = view[row.offset - begin : row.offset - begin + row.stored]

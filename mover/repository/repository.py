@@ -17,11 +17,11 @@ from mover.model.point import PointSummary, RestorePoint
 from mover.repository import layout, opening, points
 from mover.repository.codec import Codecs
 from mover.repository.hold import Hold, SessionRecord, voided
-from mover.repository.index import IndexView, LocalIndex
+from mover.repository.index import LocalIndex
 from mover.repository.keys import DEFAULT_COST, Descriptor, ScryptCost
 from mover.repository.layout import Cipher
 from mover.repository.manifest import open_manifest
-from mover.repository.pack import RecordOpener
+from mover.repository.pack import Contents, RecordOpener, read_contents
 from mover.repository.packer import Packer
 from mover.repository.reader import ReadSession
 from mover.repository.records import Records
@@ -202,10 +202,13 @@ class Repository:
 
     # --- index ---
 
-    async def view(self) -> IndexView:
-        """The index as the store has it now (verification reads by it)."""
-        await self._cache.refresh()
-        return self._tools.local_index.view()
+    def listed_packs(self) -> set[bytes]:
+        """Ids of all packs that the index lists, as of the last session or reader opened."""
+        return self._tools.local_index.view().pack_ids()
+
+    async def pack_contents(self, pack_id: bytes, pack_bytes: int) -> Contents:
+        """What a pack says about itself: header, table and footer are checked. Raises Damaged, ObjectMissing."""
+        return await read_contents(self.store, self._tools.secrets, pack_id, pack_bytes)
 
     @property
     def problems(self) -> dict[str, Damaged]:
