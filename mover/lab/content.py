@@ -5,6 +5,7 @@ Compresses by zstd to about 1 : 5 (logs), 1 : 3 (pages, programs) and 1 : 1 (pic
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -63,7 +64,10 @@ def picture(dice: Generator, size_bytes: int) -> bytes:
 def _programs() -> tuple[Path, ...]:
     """Files of the Python that runs us: machine code and source."""
     library = Path(sys.base_prefix) / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    found = [path for path in library.rglob("*") if path.suffix in {".py", ".so", ".pyc", ".a"} and path.is_file()]
+    found = []
+    for folder, folders, names in os.walk(library):
+        folders[:] = [name for name in folders if name not in {"site-packages", "dist-packages", "__pycache__"}]
+        found += [Path(folder, name) for name in names if name.endswith((".py", ".so"))]
     return tuple(sorted(found)) or (Path(__file__),)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 from mover.errors import LabError
@@ -16,6 +17,8 @@ from mover.lab import extents, loops, tools
 from mover.lab.extents import Row
 from mover.units import GIB
 
+_ANSWERS = 8
+"""Lists kept for paging: about as many as disks are asked about side by side."""
 IMAGE_BYTES = 64 * GIB
 """Sparse: what the bank could ever hold. Space is given back by discard."""
 
@@ -36,6 +39,7 @@ class DiskBank:
         self.root.mkdir(mode=0o700, exist_ok=True)
         self._lock: int | None = _locked(self.folder)
         self._answers: dict[tuple[Path, Path | None], list[Row]] = {}
+        self._answers_lock = threading.Lock()
         self._is_mounted = False
         try:
             self.how = self._prepare(use_loop, image_bytes)
@@ -55,6 +59,8 @@ class DiskBank:
                 self._mount(image_bytes)
             except LabError as failure:
                 reason = failure.message
+            except OSError as failure:
+                reason = f"loop device: {failure.strerror}"
             else:
                 return "reflinks on an own XFS"
         if use_loop or self._image.exists():
@@ -109,7 +115,7 @@ class DiskBank:
             own = loops.below(self.folder)
             loops.unmount(self.root)
             for number in own:
-                loops.remove(number)
+                _free_own(number, self._image)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -146,10 +152,14 @@ class DiskBank:
         fresh.replace(path)
 
     def drop(self, path: Path) -> None:
-        """Forget a live or frozen file. Idempotent."""
+        """Delete a live or frozen file. Whoever still has the live one open reads errors. Idempotent."""
+        if path.parent == self.root / "live" and path.exists():
+            # An unlinked file would live on under its readers: a deleted disk does not.
+            os.truncate(path, 0)
         path.unlink(missing_ok=True)
-        for pair in [pair for pair in self._answers if path in pair]:
-            del self._answers[pair]
+        with self._answers_lock:
+            for pair in [pair for pair in self._answers if path in pair]:
+                del self._answers[pair]
         if path.parent.parent == self.root / "frozen" and path.parent.exists() and not any(path.parent.iterdir()):
             path.parent.rmdir()
 
@@ -180,15 +190,16 @@ class DiskBank:
         return self._answer(path, base)
 
     def _answer(self, path: Path, base: Path | None) -> list[Row]:
-        """Computed once for frozen files, since a client pages through it."""
+        """Computed once for frozen files, since a client pages through it; not to be changed by callers."""
         frozen = self.root / "frozen"
         known = self._answers.get((path, base))
         if known is None:
             known = extents.allocation(path) if base is None else extents.difference(path, base)
             if all(one.is_relative_to(frozen) for one in (path, base) if one is not None):
-                while len(self._answers) >= 8:
-                    del self._answers[next(iter(self._answers))]
-                self._answers[path, base] = known
+                with self._answers_lock:
+                    while len(self._answers) >= _ANSWERS:
+                        del self._answers[next(iter(self._answers))]
+                    self._answers[path, base] = known
         return known
 
     def _copied(self, source: Path, target: Path) -> Path:
@@ -223,6 +234,11 @@ def _make_image(image: Path, size_bytes: int) -> None:
     fresh.replace(image)
 
 
+def _free_own(number: int, image: Path) -> bool:
+    """After the unmount, which detaches the bank's loop unless a kill came before it was told to."""
+    return loops.release(number) if loops.backing_of(number) == str(image) else loops.remove(number)
+
+
 def clean(folder: Path) -> list[str]:
     """Free what a killed lab left in the kernel: devices first, then mounts, then the bank's own.
 
@@ -241,10 +257,8 @@ def clean(folder: Path) -> list[str]:
             for place in loops.mounts_below(folder):
                 loops.unmount(place)
                 done.append(f"unmounted {place}")
-            # The mount took its loop along, unless the kill came before it was told to.
             for number in own:
-                is_bound = loops.backing_of(number) == str(folder / "bank.xfs")
-                if loops.release(number) if is_bound else loops.remove(number):
+                if _free_own(number, folder / "bank.xfs"):
                     done.append(f"freed /dev/loop{number}")
         return done
     finally:

@@ -153,7 +153,7 @@ def fsck(path: Path) -> tuple[bool, str]:
     if filesystem is None:
         raise LabError(f"no file system on {path.name}", remedy="Check the disk that holds one.")
     if filesystem.kind == "xfs":
-        code, said = tools.call("xfs_repair", "-n", "-f", str(path))
+        code, said = tools.call("xfs_repair", "-n", *(["-f"] if path.is_file() else []), str(path))
     else:
         code, said = tools.call("e2fsck", "-f", "-n", filesystem.io_name)
     return code == 0, said

@@ -10,13 +10,19 @@ from pathlib import Path
 
 from numpy.random import Generator
 
+from mover.errors import LabError
 from mover.lab import content, filesystems, tools
-from mover.units import GIB, KIB, MIB, align_up
+from mover.units import GIB, KIB, MIB, align_up, format_size
 
 DISK_KINDS = ("web", "database", "share", "areas")
 """ext4 with many files · XFS with few large ones · partition table and ext4 · no file system."""
 
-_TREES = {"web": content.web_tree, "database": content.database_tree, "share": content.share_tree}
+_TREES = {
+    "web": content.web_tree,
+    "database": content.database_tree,
+    "database-ext4": content.database_tree,
+    "share": content.share_tree,
+}
 _MIN_BYTES = {"web": 24 * MIB, "database": filesystems.XFS_MIN_BYTES, "share": 24 * MIB, "areas": 4 * MIB}
 
 
@@ -67,20 +73,33 @@ def make(spec: GuestSpec, paths: Sequence[Path], *, scratch: Path, seed: int = 0
     scratch: a folder with room for the content of one disk; two guests may share it.
     Returns what had to be made otherwise, in words (a tool is missing). Raises LabError.
     """
-    notes = []
+    notes: list[str] = []
     for number, (disk, path) in enumerate(zip(spec.disks, paths, strict=True)):
         dice = content.dice_for("make", seed, spec.name, number)
-        kind = disk.kind
-        if kind == "database" and tools.find("mkfs.xfs") is None:
-            notes.append(f"{spec.name}: mkfs.xfs is missing, its disk is ext4")
-        if kind != "areas" and tools.find("mkfs.ext4") is None and (kind != "database" or notes):
-            notes.append(f"{spec.name}: mkfs.ext4 is missing, disk {disk.slot} has no file system")
-            kind = "areas"
-        if kind == "areas":
-            _make_areas(path, disk.content_bytes, dice)
-        else:
-            _make_file_system(path, kind, disk.content_bytes, dice, scratch / f"{spec.name}-{number}")
+        kind, note = _possible(disk.kind)
+        if note:
+            notes.append(f"{spec.name}, disk {disk.slot}: {note}")
+        try:
+            if kind == "areas":
+                _make_areas(path, disk.content_bytes, dice)
+            else:
+                _make_file_system(path, kind, disk.content_bytes, dice, scratch / f"{spec.name}-{number}")
+        except OSError as failure:
+            raise LabError(
+                f"disk {disk.slot} of {spec.name} cannot be made: {failure.strerror}",
+                remedy=f"Free {format_size(3 * disk.content_bytes)} where the lab's folder lies.",
+            ) from failure
     return notes
+
+
+def _possible(kind: str) -> tuple[str, str]:
+    """What this machine's tools can make of a kind of disk, and what to say if that is another."""
+    if kind == "database" and tools.find("mkfs.xfs") is None:
+        kind, note = _possible("web")
+        return (kind, note) if note else ("database-ext4", "ext4 instead of XFS, mkfs.xfs is missing")
+    if kind in ("web", "share") and tools.find("mkfs.ext4") is None:
+        return "areas", "no file system, mkfs.ext4 is missing"
+    return kind, ""
 
 
 def _make_file_system(path: Path, kind: str, content_bytes: int, dice: Generator, scratch: Path) -> None:
@@ -88,7 +107,7 @@ def _make_file_system(path: Path, kind: str, content_bytes: int, dice: Generator
     tree = scratch / "tree"
     tree.mkdir(parents=True)
     filesystems.write_tree(_TREES[kind](dice, content_bytes), tree)
-    if kind == "database" and tools.find("mkfs.xfs"):
+    if kind == "database":
         filesystems.make_xfs(path, tree, scratch)
     elif kind == "share":
         filesystems.partition(path)

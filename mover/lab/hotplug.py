@@ -6,74 +6,20 @@ What is plugged is remembered: a new Hotplug on the same folder keeps or re-make
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from mover.errors import LabError
-from mover.lab import badfile, extents, identity, loops
+from mover.lab import badfile, decoy, extents, identity, loops
 from mover.lab.disks import DiskBank
-from mover.lab.identity import BlockFacts, Identity
+from mover.lab.identity import BlockFacts, Identity, derived_uuid
+from mover.lab.plugs import Plug, PlugFaults, plug_of
 
-
-@dataclass(frozen=True, slots=True)
-class PlugFaults:
-    """What is wrong with one plugged disk; the default is nothing."""
-
-    late_s: float = 0.0
-    """Appears only after so many seconds (or at ``Hotplug.appear``)."""
-    never: bool = False
-    wrong_serial: bool = False
-    """Identity of another vmdisk."""
-    missing_bytes: int = 0
-    """The device is so much smaller than its disk."""
-    decoy: bool = False
-    """A second device of the same size with another serial appears beside it, first."""
-    bad_ranges: tuple[tuple[int, int], ...] = ()
-    """(offset, length) where reads and writes give EIO; as root only."""
-    vanish_after_bytes: int = 0
-    """When more than so much was read, the device is gone: EIO everywhere; as root only."""
-    sector_bytes: int = 0
-    """512 or 4096; 0 = what the disk's file allows (4096 on clones that share extents)."""
-    spelling: str = "underscore"
-    """How the UUID is written in the serial: underscore, dash, colon."""
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> PlugFaults:
-        """From JSON. Raises LabError on an unknown name."""
-        unknown = set(values) - {one.name for one in fields(cls)}
-        if unknown:
-            raise LabError(
-                f"no such device fault: {', '.join(sorted(unknown))}",
-                remedy=f"Known are {', '.join(one.name for one in fields(cls))}.",
-            )
-        ranges = tuple((int(offset), int(length)) for offset, length in values.get("bad_ranges", ()))
-        return cls(**{**values, "bad_ranges": ranges})
-
-    @property
-    def needs_bad_file(self) -> bool:
-        return bool(self.bad_ranges) or self.vanish_after_bytes > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Plug:
-    """One plugged disk as it is remembered."""
-
-    vmdisk_uuid: str
-    name: str
-    path: Path
-    slot_index: int
-    faults: PlugFaults = field(default_factory=PlugFaults)
-    loop_number: int | None = None
-    sector_bytes: int = 512
-    diskseq: int = 0
-    is_shown: bool = False
-    decoy_of: str | None = None
+__all__ = ["Hotplug", "Plug", "PlugFaults"]
 
 
 class Hotplug:
@@ -94,8 +40,12 @@ class Hotplug:
         self._decoys: dict[str, tuple[Path, str]] = {}
         self._leaving: list[int] = []
         self._sequence = 0
-        reason = loops.usable() if use_loop is None else None if use_loop else "as asked"
+        reason = "as asked" if use_loop is False else loops.unusable_in(bank.root)
+        if use_loop and reason:
+            raise LabError(f"no loop devices here: {reason}", remedy="Run as root, or let the lab use files.")
         self._use_loop = reason is None
+        if reason is not None:
+            _need_direct_io(bank.root)
         self.how = "loop devices with direct I/O" if self._use_loop else f"direct-I/O files ({reason})"
         identity.make_skeleton(self.root)
         self._restore()
@@ -126,7 +76,7 @@ class Hotplug:
             try:
                 self._remember(self._made(plug))
             except BaseException:
-                self.unplug(vmdisk_uuid, destroy=False)
+                self.unplug(vmdisk_uuid)
                 raise
             if not faults.never and faults.late_s <= 0:
                 self.appear(vmdisk_uuid)
@@ -146,17 +96,14 @@ class Hotplug:
             identity.show(self.root, plug.name, self._identity(plug), self._facts(plug))
             self._remember(replace(plug, is_shown=True))
 
-    def unplug(self, vmdisk_uuid: str, *, destroy: bool = True) -> None:
+    def unplug(self, vmdisk_uuid: str) -> None:
         """Take the device away, its decoy too. Idempotent.
 
-        destroy: the disk is deleted with it, as detach does, so whoever still reads gets
-        errors from now on (the file is cut to nothing). False: only the device goes.
+        Whoever still has it open reads on until ``DiskBank.drop`` deletes the disk.
         """
         with self._lock:
             for plug in [one for one in self._plugs.values() if vmdisk_uuid in (one.vmdisk_uuid, one.decoy_of)]:
-                is_free = self._release(plug)
-                if destroy and plug.decoy_of is None and plug.path.exists() and not (is_free and self._use_loop):
-                    os.truncate(plug.path, 0)
+                self._release(plug)
                 del self._plugs[plug.vmdisk_uuid]
                 self._save()
 
@@ -183,7 +130,7 @@ class Hotplug:
     def decoy_untouched(self, vmdisk_uuid: str) -> bool:
         """Whether the decoy that appeared beside this disk still has its bytes and its holes."""
         path, digest = self._decoys[vmdisk_uuid]
-        return _digest(path) == digest
+        return decoy.digest_of(path) == digest
 
     def close(self) -> None:
         """Free all devices; what was plugged is remembered for the next start. Idempotent."""
@@ -237,22 +184,21 @@ class Hotplug:
         return short
 
     def _plug_decoy(self, size_bytes: int, vmdisk_uuid: str, slot_index: int) -> None:
-        decoy_uuid = _derived_uuid(vmdisk_uuid, "decoy")
+        decoy_uuid = derived_uuid(vmdisk_uuid, "decoy")
         path = self._bank.root / f"decoy-{decoy_uuid}.raw"
-        _make_decoy(path, size_bytes, decoy_uuid)
-        self._decoys[vmdisk_uuid] = (path, _digest(path))
+        decoy.make(path, size_bytes, decoy_uuid)
+        self._decoys[vmdisk_uuid] = (path, decoy.digest_of(path))
         plug = Plug(decoy_uuid, self._free_name(), path, slot_index + 1, decoy_of=vmdisk_uuid)
         self._remember(self._made(plug))
         self.appear(decoy_uuid)
 
-    def _release(self, plug: Plug) -> bool:
-        """Free what the kernel holds for a plug; False when the loop is still open somewhere."""
+    def _release(self, plug: Plug) -> None:
+        """Free what the kernel holds for a plug; a loop that is still open somewhere goes later."""
         if timer := self._timers.pop(plug.vmdisk_uuid, None):
             timer.cancel()
         identity.hide(self.root, plug.name)
         self._leaving = [number for number in self._leaving if not loops.remove(number)]
-        is_free = plug.loop_number is None or loops.release(plug.loop_number, patience_s=0.2)
-        if plug.loop_number is not None and not is_free:
+        if plug.loop_number is not None and not loops.release(plug.loop_number, patience_s=0.2):
             self._leaving.append(plug.loop_number)
         if bad := self._bad_files.pop(plug.vmdisk_uuid, None):
             bad.close()
@@ -260,7 +206,6 @@ class Hotplug:
         if short.exists():
             os.truncate(short, 0)
             short.unlink()
-        return is_free
 
     def _loop(self, plug: Plug) -> loops.Loop:
         assert plug.loop_number is not None
@@ -275,7 +220,7 @@ class Hotplug:
         return BlockFacts(loop.fact("dev"), size, plug.sector_bytes, plug.diskseq, plug.slot_index)
 
     def _identity(self, plug: Plug) -> Identity:
-        said = _derived_uuid(plug.vmdisk_uuid, "wrong") if plug.faults.wrong_serial else plug.vmdisk_uuid
+        said = derived_uuid(plug.vmdisk_uuid, "wrong") if plug.faults.wrong_serial else plug.vmdisk_uuid
         return Identity.of(said, plug.faults.spelling)
 
     def _free_name(self) -> str:
@@ -304,59 +249,37 @@ class Hotplug:
         state = json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
         self._sequence = state.get("sequence", 0)
         self._decoys = {uuid: (Path(path), digest) for uuid, (path, digest) in state.get("decoys", {}).items()}
-        known = [_plug_of(row) for row in state.get("plugs", [])]
+        known = [plug for plug in map(plug_of, state.get("plugs", [])) if plug.path.exists()]
         kept = {plug.loop_number for plug in known if self._is_alive(plug)}
         if self._use_loop:
-            for number in loops.below(self._bank.root) + loops.below(self.root):
-                if number not in kept:
-                    loops.release(number)
+            for number in {*loops.below(self._bank.root), *loops.below(self.root)} - kept:
+                loops.release(number)
+        for name in os.listdir(self.root / "sys/block"):
+            if name not in {plug.name for plug in known if plug.loop_number in kept}:
+                identity.hide(self.root, name)
         for plug in known:
-            if plug.loop_number not in kept:
-                identity.hide(self.root, plug.name)
-            if not plug.path.exists():
-                continue
-            self._remember(plug if plug.loop_number in kept else self._made(replace(plug, loop_number=None)))
-            if not plug.faults.never and not (plug.is_shown and plug.loop_number in kept):
-                self._plugs[plug.vmdisk_uuid] = replace(self._plugs[plug.vmdisk_uuid], is_shown=False)
+            if plug.loop_number in kept:
+                self._remember(plug)
+            else:
+                self._remember(self._made(replace(plug, loop_number=None, is_shown=False)))
+            if not plug.faults.never:
                 self.appear(plug.vmdisk_uuid)
         self._save()
 
     def _is_alive(self, plug: Plug) -> bool:
-        if plug.loop_number is None or plug.faults.needs_bad_file:
+        if not self._use_loop or plug.loop_number is None or plug.faults.needs_bad_file:
             return False
         return loops.backing_of(plug.loop_number) == str(plug.path)
 
 
-def _plug_of(row: dict[str, Any]) -> Plug:
-    return Plug(**{**row, "path": Path(row["path"]), "faults": PlugFaults.of(row["faults"])})
-
-
-def _derived_uuid(vmdisk_uuid: str, purpose: str) -> str:
-    text = hashlib.blake2b(f"{purpose}:{vmdisk_uuid}".encode(), digest_size=16).hexdigest()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
-def _make_decoy(path: Path, size_bytes: int, decoy_uuid: str) -> None:
-    """Patterned at 64 places all over the disk, sparse between."""
-    path.unlink(missing_ok=True)
-    with open(path, "xb") as file:
-        file.truncate(size_bytes)
-        step = max(4096, size_bytes // 64 // 4096 * 4096)
-        for offset in range(0, size_bytes - 4095, step):
-            file.seek(offset)
-            file.write(f"DECOY {decoy_uuid} {offset:016x}\n".encode().ljust(64, b"#") * 64)
-
-
-def _digest(path: Path) -> str:
-    """Of the allocated spans and their bytes: even zeroes written into a hole change it."""
-    digest = hashlib.sha256()
-    descriptor = os.open(path, os.O_RDONLY)
+def _need_direct_io(folder: Path) -> None:
+    file = folder / ".direct-probe"
     try:
-        os.fsync(descriptor)
-        for start, end in extents.data_spans(descriptor):
-            digest.update(f"{start}-{end}:".encode())
-            for offset in range(start, end, 1 << 20):
-                digest.update(os.pread(descriptor, min(1 << 20, end - offset), offset))
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600))
+    except OSError as failure:
+        raise LabError(
+            f"no direct I/O in {folder}: {failure.strerror}",
+            remedy="Put the lab's folder on ext4, XFS or btrfs, not on tmpfs or a network share.",
+        ) from failure
     finally:
-        os.close(descriptor)
-    return digest.hexdigest()
+        file.unlink(missing_ok=True)

@@ -62,6 +62,11 @@ class Identity:
         )
 
 
+def derived_uuid(vmdisk_uuid: str, purpose: str) -> str:
+    text = hashlib.blake2b(f"{purpose}:{vmdisk_uuid}".encode(), digest_size=16).hexdigest()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
 def letters(seed: int) -> Iterator[str]:
     """``sdb``, ``sdc``… shuffled in groups of 24 by the seed; ``sda`` is never given away."""
     names = itertools.chain.from_iterable(
@@ -104,14 +109,14 @@ def show(root: Path, name: str, identity: Identity, facts: BlockFacts) -> None:
     _write(scsi, {"wwid": f"naa.{identity.naa}", "delete": ""})
     (scsi / "vpd_pg80").write_bytes(identity.page80())
     (scsi / "vpd_pg83").write_bytes(identity.page83())
-    block = root / "sys/block" / f".{name}"
-    shutil.rmtree(block, ignore_errors=True)
+    final = root / "sys/block" / name
+    block = _staging(root, name)
     (block / "holders").mkdir(parents=True)
     (block / "queue").mkdir()
     _write(block, {"dev": facts.dev, "size": str(facts.size_bytes // 512), "ro": "0", "diskseq": str(facts.diskseq)})
     _write(block / "queue", {"logical_block_size": str(facts.sector_bytes)})
-    (block / "device").symlink_to(os.path.relpath(scsi, block.parent / name))
-    block.rename(block.with_name(name))
+    (block / "device").symlink_to(os.path.relpath(scsi, final))
+    block.rename(final)
     for link in identity.link_names():
         path = root / "dev/disk/by-id" / link
         path.unlink(missing_ok=True)
@@ -125,11 +130,18 @@ def hide(root: Path, name: str) -> None:
             link.unlink()
     block = root / "sys/block" / name
     if block.exists():
-        gone = block.rename(block.with_name(f".{name}"))
-        shutil.rmtree(gone)
+        shutil.rmtree(block.rename(_staging(root, name)))
     for scsi in (root / "sys/devices/lab").glob(f"{name}-*"):
         shutil.rmtree(scsi)
     (root / "dev" / name).unlink(missing_ok=True)
+
+
+def _staging(root: Path, name: str) -> Path:
+    """Where a block folder is put together and taken apart, so that it comes and goes at once."""
+    place = root / ".staging" / name
+    place.parent.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    return place
 
 
 def show_node(root: Path, product_uuid: str, mac_addresses: list[str]) -> None:

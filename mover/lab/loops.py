@@ -60,8 +60,28 @@ class Loop:
         return (self.sysfs / name).read_text().strip()
 
 
+def unusable_in(folder: Path) -> str | None:
+    """Try it: None when files of ``folder`` become loop devices with direct I/O, else the reason."""
+    reason = usable()
+    if reason is not None:
+        return reason
+    file = folder / ".loop-probe"
+    try:
+        with open(file, "wb") as probe:
+            probe.truncate(1 << 20)
+        release(attach(file, file.with_suffix(".node"), sector_bytes=4096).number)
+    except LabError as failure:
+        return failure.message
+    except OSError as failure:
+        return f"loop device: {failure.strerror}"
+    finally:
+        file.unlink(missing_ok=True)
+        file.with_suffix(".node").unlink(missing_ok=True)
+    return None
+
+
 def usable() -> str | None:
-    """None when loop devices can be made here, otherwise the reason in words."""
+    """None when loop devices may be asked for here, otherwise the reason in words."""
     if os.geteuid() != 0:
         return "not root"
     try:

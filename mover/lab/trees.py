@@ -46,12 +46,14 @@ class Tree(Protocol):
 @contextmanager
 def opened(filesystem: FileSystem, scratch: Path) -> Iterator[Tree]:
     """The files of a disk, to be changed; everything is on the disk when this ends."""
-    scratch.mkdir(parents=True, exist_ok=True)
     if loops.usable() is None:
         with mounted(filesystem, scratch) as top:
             yield MountedTree(top)
     elif filesystem.kind == "ext4":
-        yield DebugfsTree(filesystem, scratch)
+        private = scratch / f"edit-{filesystem.path.stem}"
+        private.mkdir(parents=True, exist_ok=True)
+        yield DebugfsTree(filesystem, private)
+        private.rmdir()
     else:
         yield XfsTree(filesystem)
 

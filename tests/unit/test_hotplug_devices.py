@@ -1,0 +1,378 @@
+"""Plugged disks are what they claim, show themselves as AHV disks do, and fail as they are told to."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mover.errors import LabError
+from mover.lab import loops
+from mover.lab.disks import DiskBank
+from mover.lab.hotplug import Hotplug, PlugFaults
+
+MIB = 1 << 20
+SIZE = 4 * MIB
+UUID = "5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13"
+OTHER = "7c174117-320b-480f-ac05-b0f622127511"
+needs_root = pytest.mark.skipif(loops.usable() is not None, reason=f"loop devices: {loops.usable()}")
+as_root = [pytest.mark.root, needs_root]
+KINDS = [pytest.param(False, id="files"), pytest.param(True, id="loops", marks=as_root)]
+
+
+class Bus:
+    """A bank, a bus, and the disk's bytes for comparison."""
+
+    def __init__(self, folder: Path, use_loop: bool) -> None:
+        self.folder, self.use_loop = folder, use_loop
+        self.start()
+
+    def start(self) -> None:
+        self.bank = DiskBank(self.folder, use_loop=self.use_loop)
+        self.hotplug = Hotplug(self.folder / "kernel", self.bank, seed=7, use_loop=self.use_loop)
+
+    def stop(self) -> None:
+        self.hotplug.close()
+        self.bank.close()
+
+    def plug(self, vmdisk_uuid: str = UUID, slot_index: int = 3, size: int = SIZE, **faults: object) -> str:
+        path = self.bank.create(vmdisk_uuid, size)
+        path.write_bytes(os.urandom(size))
+        return self.hotplug.plug(
+            path, vmdisk_uuid=vmdisk_uuid, slot_index=slot_index, faults=PlugFaults.of(faults) if faults else None
+        )
+
+    def sysfs(self, name: str, fact: str) -> str:
+        return (self.hotplug.root / "sys/block" / name / fact).read_text().strip()
+
+    def shown(self) -> set[str]:
+        return set(os.listdir(self.hotplug.root / "sys/block"))
+
+    def node(self, name: str) -> Path:
+        return self.hotplug.root / "dev" / name
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        descriptor = os.open(self.node(name), os.O_RDONLY | os.O_DIRECT)
+        try:
+            return read(descriptor, offset, length)
+        finally:
+            os.close(descriptor)
+
+    def wanted(self, offset: int, length: int, vmdisk_uuid: str = UUID) -> bytes:
+        return self.bank.path(vmdisk_uuid).read_bytes()[offset : offset + length]
+
+
+def read(descriptor: int, offset: int, length: int) -> bytes:
+    page = mmap.mmap(-1, max(length, mmap.PAGESIZE))
+    view = memoryview(page)[:length]
+    return bytes(view[: os.preadv(descriptor, [view], offset)])
+
+
+@pytest.fixture
+def make_bus(tmp_path: Path) -> Iterator[Callable[[bool], Bus]]:
+    made: list[Bus] = []
+
+    def make(use_loop: bool) -> Bus:
+        made.append(Bus(tmp_path / "lab", use_loop))
+        return made[-1]
+
+    yield make
+    for bus in made:
+        bus.stop()
+    assert loops.below(tmp_path) == []
+    assert loops.mounts_below(tmp_path) == []
+
+
+@pytest.fixture(params=KINDS)
+def bus(request: pytest.FixtureRequest, make_bus: Callable[[bool], Bus]) -> Bus:
+    return make_bus(request.param)
+
+
+@pytest.fixture
+def loop_bus(make_bus: Callable[[bool], Bus]) -> Bus:
+    return make_bus(True)
+
+
+def test_device_has_the_disks_bytes_and_takes_writes(bus: Bus) -> None:
+    name = bus.plug()
+    assert bus.read(name, MIB, MIB) == bus.wanted(MIB, MIB)
+    page = mmap.mmap(-1, 4096)
+    page.write(b"written".ljust(4096, b"!"))
+    descriptor = os.open(bus.node(name), os.O_RDWR | os.O_DIRECT)
+    os.pwritev(descriptor, [page], 8192)
+    os.close(descriptor)
+    assert bus.wanted(8192, 7) == b"written"
+
+
+def test_sysfs_looks_like_the_kernels(bus: Bus) -> None:
+    name = bus.plug()
+    facts = {fact: bus.sysfs(name, fact) for fact in ("size", "ro", "dev", "queue/logical_block_size", "device/vendor")}
+    real = os.stat(bus.node(name))
+    device = f"{os.major(real.st_rdev)}:{os.minor(real.st_rdev)}" if bus.use_loop else "0:0"
+    sector = "4096" if bus.bank.has_reflink else "512"
+    assert facts == {
+        "size": str(SIZE // 512),
+        "ro": "0",
+        "dev": device,
+        "queue/logical_block_size": sector,
+        "device/vendor": "NUTANIX",
+    }
+    assert bus.sysfs(name, "device/model") == "VDISK"
+    assert int(bus.sysfs(name, "diskseq")) > 0
+    assert os.listdir(bus.hotplug.root / "sys/block" / name / "holders") == []
+    assert (bus.hotplug.root / "sys/block" / name / "device").resolve().name == "2:0:3:0"
+    assert (bus.hotplug.root / "proc/self/mountinfo").read_text() == ""
+
+
+@pytest.mark.parametrize(("spelling", "mark"), [("underscore", "_"), ("dash", "-"), ("colon", ":")])
+def test_vpd_pages_are_binary_and_carry_the_uuid(bus: Bus, spelling: str, mark: str) -> None:
+    name = bus.plug(spelling=spelling)
+    device = bus.hotplug.root / "sys/block" / name / "device"
+    page80, page83 = (device / "vpd_pg80").read_bytes(), (device / "vpd_pg83").read_bytes()
+    assert page80[:2] == b"\0\x80"
+    assert struct.unpack(">H", page80[2:4])[0] == len(page80) - 4
+    serial = page80[4:].decode()
+    assert serial.startswith("NFS_")
+    assert serial.endswith("_" + UUID.replace("-", mark))
+    assert page83[:2] == b"\0\x83"
+    assert struct.unpack(">H", page83[2:4])[0] == len(page83) - 4
+    assert b"NUTANIX " + serial.encode() in page83
+    assert page83[-16:].hex().startswith("6506b8d")
+    assert (device / "wwid").read_text() == f"naa.{page83[-16:].hex()}\n"
+
+
+def test_links_by_id_lead_to_the_node(bus: Bus) -> None:
+    name = bus.plug()
+    links = bus.hotplug.root / "dev/disk/by-id"
+    told = [link for link in links.iterdir() if UUID.replace("-", "_") in link.name]
+    assert {link.name.split("NFS")[0] for link in told} == {"scsi-SNUTANIX_VDISK_", "scsi-1NUTANIX_"}
+    assert {link.readlink().as_posix() for link in links.iterdir()} == {f"../../{name}"}
+    assert any(link.name.startswith("wwn-0x6506b8d") for link in links.iterdir())
+
+
+def test_letters_do_not_follow_the_slots(bus: Bus) -> None:
+    names = [bus.plug(f"{index}{UUID[1:]}", slot_index=index) for index in range(1, 5)]
+    assert len(set(names)) == 4
+    assert names != sorted(names)
+    assert "sda" not in names
+
+
+def test_unplug_takes_everything_away(bus: Bus) -> None:
+    name = bus.plug()
+    bus.hotplug.unplug(UUID)
+    bus.hotplug.unplug(UUID)
+    assert bus.shown() == set()
+    assert not os.path.lexists(bus.node(name))
+    assert os.listdir(bus.hotplug.root / "dev/disk/by-id") == []
+    assert bus.bank.path(UUID).stat().st_size == SIZE
+
+
+def test_deleted_disk_fails_under_its_reader(bus: Bus) -> None:
+    descriptor = os.open(bus.node(bus.plug()), os.O_RDONLY | os.O_DIRECT)
+    try:
+        assert read(descriptor, 0, 4096)
+        bus.hotplug.unplug(UUID)
+        bus.bank.drop(bus.bank.path(UUID))
+        if bus.use_loop:
+            with pytest.raises(OSError, match="Input/output error"):
+                read(descriptor, MIB, 4096)
+        else:
+            assert read(descriptor, MIB, 4096) == b""
+    finally:
+        os.close(descriptor)
+
+
+def test_late_device_appears_by_itself_and_on_demand(bus: Bus) -> None:
+    name = bus.plug(late_s=1e6)
+    assert bus.shown() == set()
+    bus.hotplug.appear(UUID)
+    bus.hotplug.appear(UUID)
+    assert bus.shown() == {name}
+    appeared = threading.Event()
+    real, bus.hotplug.appear = bus.hotplug.appear, lambda uuid: (real(uuid), appeared.set())  # type: ignore[method-assign]
+    bus.plug(OTHER, late_s=0.01)
+    assert appeared.wait(10)
+    assert len(bus.shown()) == 2
+
+
+def test_device_that_never_appears(bus: Bus) -> None:
+    bus.plug(never=True)
+    assert bus.shown() == set()
+    bus.hotplug.unplug(UUID)
+    assert bus.hotplug.plugs() == {}
+
+
+def test_wrong_serial_nowhere_shows_the_right_one(bus: Bus) -> None:
+    name = bus.plug(wrong_serial=True)
+    device = bus.hotplug.root / "sys/block" / name / "device"
+    said = b"".join((device / fact).read_bytes() for fact in ("vpd_pg80", "vpd_pg83", "wwid"))
+    assert UUID.replace("-", "_").encode() not in said
+    assert not [link for link in os.listdir(bus.hotplug.root / "dev/disk/by-id") if UUID.replace("-", "_") in link]
+
+
+def test_wrong_size_is_the_devices_real_size(bus: Bus) -> None:
+    name = bus.plug(missing_bytes=MIB)
+    assert int(bus.sysfs(name, "size")) * 512 == SIZE - MIB
+    descriptor = os.open(bus.node(name), os.O_RDONLY)
+    assert os.lseek(descriptor, 0, os.SEEK_END) == SIZE - MIB
+    os.close(descriptor)
+    assert bus.wanted(0, SIZE) == bus.bank.path(UUID).read_bytes()
+
+
+def test_decoy_has_the_size_but_not_the_serial_and_notices_a_write(bus: Bus) -> None:
+    name = bus.plug(decoy=True)
+    [decoy] = bus.shown() - {name}
+    assert bus.sysfs(decoy, "size") == bus.sysfs(name, "size")
+    assert bus.sysfs(decoy, "device/wwid") != bus.sysfs(name, "device/wwid")
+    assert bus.read(decoy, 0, 4096).startswith(b"DECOY ")
+    assert bus.hotplug.decoy_untouched(UUID)
+    descriptor = os.open(bus.node(decoy), os.O_RDWR | os.O_DIRECT)
+    os.pwritev(descriptor, [mmap.mmap(-1, 4096)], 4096)
+    os.close(descriptor)
+    assert not bus.hotplug.decoy_untouched(UUID)
+    bus.hotplug.unplug(UUID)
+    assert bus.shown() == set()
+
+
+def test_grown_disk_is_seen_by_the_device(bus: Bus) -> None:
+    name = bus.plug()
+    bus.bank.grow(UUID, 2 * SIZE)
+    bus.hotplug.resized(UUID)
+    assert int(bus.sysfs(name, "size")) * 512 == 2 * SIZE
+    assert bus.read(name, SIZE, 4096) == bytes(4096)
+
+
+def test_restart_shows_the_same_devices(bus: Bus) -> None:
+    names = {bus.plug(), bus.plug(OTHER, slot_index=4, decoy=True)} | bus.shown()
+    bus.stop()
+    assert bus.shown() == set()
+    bus.start()
+    assert bus.shown() == names
+    assert bus.hotplug.decoy_untouched(OTHER)
+    again = bus.hotplug.plugs()[UUID]
+    assert bus.read(again.name, 0, 4096) == bus.wanted(0, 4096)
+
+
+def test_same_vmdisk_twice_is_refused(bus: Bus) -> None:
+    bus.plug()
+    with pytest.raises(LabError, match="plugged already"):
+        bus.hotplug.plug(bus.bank.path(UUID), vmdisk_uuid=UUID, slot_index=9)
+    assert len(bus.shown()) == 1
+
+
+def test_node_says_who_it_is(bus: Bus) -> None:
+    bus.hotplug.set_node(product_uuid=UUID, mac_addresses=["50:6B:8D:00:00:01", "50:6b:8d:00:00:02"])
+    root = bus.hotplug.root
+    assert (root / "sys/class/dmi/id/product_uuid").read_text() == UUID.upper() + "\n"
+    assert (root / "sys/class/net/eth0/address").read_text() == "50:6b:8d:00:00:01\n"
+
+
+def test_unknown_fault_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(LabError, match="no such device fault: lates") as caught:
+        PlugFaults.of({"lates": 1})
+    assert "late_s" in caught.value.remedy
+
+
+def test_read_errors_need_real_devices(make_bus: Callable[[bool], Bus]) -> None:
+    bus = make_bus(False)
+    with pytest.raises(LabError, match="read errors need real devices"):
+        bus.plug(bad_ranges=[(0, 4096)])
+    assert bus.hotplug.plugs() == {}
+
+
+@pytest.mark.root
+@needs_root
+def test_bad_range_fails_exactly(loop_bus: Bus) -> None:
+    name = loop_bus.plug(bad_ranges=[(MIB, 65536)])
+    assert loop_bus.read(name, 0, MIB) == loop_bus.wanted(0, MIB)
+    assert loop_bus.read(name, MIB + 65536, MIB) == loop_bus.wanted(MIB + 65536, MIB)
+    for offset, length in ((MIB, 4096), (MIB + 61440, 4096), (MIB + 61440, 8192)):
+        with pytest.raises(OSError, match="Input/output error"):
+            loop_bus.read(name, offset, length)
+    descriptor = os.open(loop_bus.node(name), os.O_RDWR | os.O_DIRECT)
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            os.pwritev(descriptor, [mmap.mmap(-1, 4096)], MIB)
+        os.pwritev(descriptor, [mmap.mmap(-1, 4096)], 0)
+    finally:
+        os.close(descriptor)
+    assert loop_bus.wanted(0, 4096) == bytes(4096)
+
+
+@pytest.mark.root
+@needs_root
+def test_device_vanishes_in_the_middle(loop_bus: Bus) -> None:
+    name = loop_bus.plug(vanish_after_bytes=2 * MIB)
+    descriptor = os.open(loop_bus.node(name), os.O_RDONLY | os.O_DIRECT)
+    try:
+        assert read(descriptor, 0, MIB) == loop_bus.wanted(0, MIB)
+        with pytest.raises(OSError, match="Input/output error"):
+            [read(descriptor, at, 65536) for at in range(MIB, SIZE, 65536)]
+        with pytest.raises(OSError, match="Input/output error"):
+            read(descriptor, 0, 4096)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.root
+@needs_root
+def test_pulled_device_is_gone(loop_bus: Bus) -> None:
+    descriptor = os.open(loop_bus.node(loop_bus.plug()), os.O_RDONLY | os.O_DIRECT)
+    try:
+        loop_bus.hotplug.vanish(UUID)
+        assert loop_bus.shown() == set()
+        with pytest.raises(OSError, match="Input/output error"):
+            read(descriptor, 0, 4096)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_sector_size_is_real_also_on_clones(loop_bus: Bus, sector: int) -> None:
+    source = loop_bus.bank.create(OTHER, SIZE)
+    source.write_bytes(os.urandom(SIZE))
+    clone = loop_bus.bank.clone(source, UUID)
+    faults = PlugFaults(sector_bytes=sector)
+    name = loop_bus.hotplug.plug(clone, vmdisk_uuid=UUID, slot_index=1, faults=faults)
+    assert loop_bus.read(name, sector, sector) == loop_bus.wanted(sector, sector, OTHER)
+    assert loop_bus.sysfs(name, "queue/logical_block_size") == str(sector)
+    number = loop_bus.hotplug.plugs()[UUID].loop_number
+    assert number is not None
+    assert number >= loops.FIRST_NUMBER
+    assert Path(f"/sys/block/loop{number}/loop/dio").read_text() == "1\n"
+    if sector == 4096:
+        with pytest.raises(OSError, match="Invalid argument"):
+            loop_bus.read(name, 512, 512)
+
+
+@pytest.mark.root
+@needs_root
+def test_disk_of_odd_size_keeps_its_last_sector(loop_bus: Bus) -> None:
+    name = loop_bus.plug(size=MIB + 512)
+    assert loop_bus.read(name, MIB, 512) == loop_bus.wanted(MIB, 512)
+
+
+@pytest.mark.root
+@needs_root
+def test_loops_survive_a_restart_of_the_lab_process(loop_bus: Bus) -> None:
+    loop_bus.plug()
+    before = loop_bus.hotplug.plugs()[UUID]
+    again = Hotplug(loop_bus.folder / "kernel", loop_bus.bank, seed=7)
+    assert again.plugs()[UUID] == before
+    assert loop_bus.read(before.name, 0, 4096) == loop_bus.wanted(0, 4096)
+
+
+@pytest.mark.root
+@needs_root
+def test_strange_loops_of_a_kill_are_freed_at_the_next_start(loop_bus: Bus) -> None:
+    path = loop_bus.bank.create(UUID, SIZE)
+    stray = loops.attach(path, loop_bus.folder / "stray", sector_bytes=4096)
+    Hotplug(loop_bus.folder / "kernel", loop_bus.bank)
+    assert loops.backing_of(stray.number) is None
