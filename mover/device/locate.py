@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from mmap import mmap
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,8 @@ _RESCAN_AFTER_S = 10.0
 _BUSY_PATIENCE_S = 5.0
 """udev and LVM look at every new disk for a moment; who holds it longer, keeps it."""
 _SAMPLE_BYTES = 64 * 1024
-_NOT_READY = {errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM}
+_WENT_AWAY = {errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM}
+_NOT_READY = {errno.ENOENT, *_WENT_AWAY}
 _NO_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Opener = Callable[[Path, int], int]
@@ -102,6 +104,10 @@ class Locator:
         """End its threads. The devices belong to whoever asked for them."""
         self._threads.shutdown(wait=False)
 
+    def census(self) -> Census:
+        """The disks there are now, for ``locate``'s ``before``."""
+        return census(self._root)
+
     async def locate(self, attachment: Attachment, *, writable: bool, before: Census | None = None) -> DirectDevice:
         """The proven, open device of an attachment. Cancelling it leaves nothing open.
 
@@ -151,6 +157,8 @@ class Locator:
         try:
             return self._look(want)
         except OSError as error:
+            if error.errno in _WENT_AWAY:
+                return absent(want, (), f"It went away while it was looked at ({error.strerror})")
             raise refused(
                 "unreadable",
                 f"What the kernel says of disks and mounts cannot be read, so {want} cannot be proven: {error}",
@@ -158,8 +166,10 @@ class Locator:
             ) from error
 
     def _look(self, want: Want) -> DirectDevice | DeviceAbsent | DeviceBusy:
-        disks = sysfs.disks(self._root)
-        disk = choose(disks, want)
+        if want.before is not None:
+            # What came since and is ours already is another attachment's, proven.
+            want = replace(want, before=want.before | self._open)
+        disk = choose(sysfs.disks(self._root), want)
         if isinstance(disk, DeviceAbsent):
             return disk
         users = self._users(disk)

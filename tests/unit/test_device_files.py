@@ -10,6 +10,8 @@ from mmap import mmap
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mover.device import files
 from mover.device.files import FileTarget, open_file_source
@@ -168,3 +170,25 @@ def test_without_direct_io_it_still_works():
 def test_a_source_that_is_not_there_is_a_users_mistake(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot be read"):
         open_file_source(tmp_path / "none.raw")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(0, 40 * 4096),
+    st.lists(st.tuples(st.integers(0, 39), st.integers(1, 12), st.integers(1, 255)), max_size=12),
+)
+def test_any_writes_give_the_file_that_a_plain_one_would_be(
+    tmp_path: Path, size: int, writes: list[tuple[int, int, int]]
+):
+    model = bytearray(size)
+    path = tmp_path / "any.raw"
+    with FileTarget.create(path, size) as target:
+        for sector, count, byte in writes:
+            offset = sector * 4096
+            length = min(count * 4096, size - offset)
+            if length > 0:
+                write(target, offset, bytes([byte]), length)
+                model[offset : offset + length] = bytes([byte]) * length
+        target.commit()
+    assert path.read_bytes() == model
+    path.unlink()

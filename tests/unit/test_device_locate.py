@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from mover.clock import FakeClock
 from mover.config import NodeSettings
-from mover.device.direct import DirectDevice, open_direct
+from mover.device.direct import DirectDevice, measure, open_direct
 from mover.device.locate import Locator, census, locate, prove_empty, release
 from mover.errors import DeviceAbsent, DeviceBusy, DeviceRefused, MoverError
 from mover.metrics import REGISTRY
@@ -341,6 +342,20 @@ async def test_each_failure_to_open_has_its_words(bench: Bench, number: int, kin
     locator.close()
 
 
+async def test_a_disk_that_goes_away_while_it_is_looked_at_may_come_back(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    bench.plug()
+    failures = [errno.ENODEV, errno.ENXIO]
+
+    def flaky(fd: int) -> tuple[int, int]:
+        if failures:
+            raise OSError(failures.pop(), "gone")
+        return measure(fd)
+
+    monkeypatch.setattr("mover.device.locate.measure", flaky)
+    with await bench.locate() as device:
+        assert device.size_bytes == SIZE
+
+
 async def test_a_cancelled_search_leaves_nothing_open(bench: Bench):
     bench.plug()
     entered, opened = asyncio.Event(), []
@@ -423,6 +438,19 @@ async def test_of_two_new_disks_none_is_taken(bench: Bench):
     bench.plug("sdb", serial="", target=3)
     bench.plug("sdc", serial="", target=3)
     assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "slot"
+
+
+async def test_a_new_disk_that_we_read_already_is_not_the_other_one(bench: Bench):
+    locator = Locator(bench.settings.model_copy(update={"trust_slot": True}), bench.clock)
+    before = locator.census()
+    bench.plug("sdb", OTHER, target=2)
+    first = await locator.locate(attachment(OTHER), writable=False, before=before)
+    bench.plug("sdc", serial="", target=3)
+    second = await locator.locate(attachment(), writable=False, before=before)
+    assert first_bytes(second) == b"sdcsdcsd"
+    first.close()
+    second.close()
+    locator.close()
 
 
 async def test_a_new_disk_in_another_slot_is_refused(bench: Bench):
