@@ -164,6 +164,13 @@ class Ledger:
         async with self._engine.connect() as connection:
             return [_entry(row) for row in await connection.execute(query)]
 
+    async def prune(self, *, older_than_s: float) -> None:
+        """Forget lines that ended so long ago that nothing of them can be left."""
+        ended = _ENTRIES.c.state.in_((State.GONE, State.GIVEN))
+        before = self._clock.now() - older_than_s
+        async with self._engine.begin() as connection:
+            await connection.execute(sql.delete(_ENTRIES).where(ended & (_ENTRIES.c.changed_at < before)))
+
     async def trusts_unlisted(self, cluster_uuid: str) -> bool:
         """True once a full read on this cluster found only zeroes in unlisted space."""
         query = sql.select(_TRUST.c.cluster_uuid).where(_TRUST.c.cluster_uuid == cluster_uuid)
@@ -195,7 +202,9 @@ class Ledger:
     async def _count(self) -> None:
         query = sql.select(_ENTRIES.c.kind, sql.func.count()).where(_ENTRIES.c.state.in_(OPEN))
         async with self._engine.connect() as connection:
-            counts = {str(kind): int(count) for kind, count in await connection.execute(query.group_by(_ENTRIES.c.kind))}
+            counts = {
+                str(kind): int(count) for kind, count in await connection.execute(query.group_by(_ENTRIES.c.kind))
+            }
         for kind in Kind:
             LEDGER_ENTRIES.labels(kind).set(counts.get(kind, 0))
 

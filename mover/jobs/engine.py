@@ -29,7 +29,7 @@ from mover.jobs.book import (
     outcome_of_error,
     prepare_database,
 )
-from mover.jobs.steps import Call, Cancellation, Operation, Values, side_by_side
+from mover.jobs.steps import Call, Cancellation, Operation, Values, first_of, side_by_side
 from mover.metrics import JOBS, JOBS_RUNNING
 
 Result = TypeVar("Result")
@@ -108,7 +108,7 @@ class Engine:
                 yield engine
                 watching.cancel()
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            raise first_of(errors) from None
         finally:
             await engine._stop(threads)
             threads.shutdown(wait=False)

@@ -46,7 +46,7 @@ class Cancellation:
                 result = await work
                 watching.cancel()
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            raise first_of(errors) from None
         return result
 
     async def _raise_when_wished(self) -> None:
@@ -82,6 +82,12 @@ class Steps(Protocol):
 
     async def together(self, calls: Sequence[Call]) -> list[Any]:
         """Steps side by side, results in order. The first error ends the others and is raised itself."""
+
+
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a TaskGroup's group stands for: its first one, which cancelled the rest."""
+    first = errors.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 Operation = Callable[[Mapping[str, Any], Steps], Awaitable[Values]]

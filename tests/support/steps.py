@@ -23,7 +23,6 @@ class DirectSteps:
             return self.results[name]
         self.cancellation.check()
         self.ran.append(name)
-        json.dumps(arguments)
         self.results[name] = json.loads(json.dumps(await function(*arguments)))
         return self.results[name]
 

@@ -1,0 +1,253 @@
+"""The runbook of a backup: one VM becomes one restore point. Each ``step`` is durable.
+
+Entry point: ``backup_vm(node, values, steps)``, values being a ``BackupRequest``. It may be
+killed anywhere and run again from its top: finished steps give their recorded result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import mover
+from mover import logs
+from mover.errors import Damaged, MoverError
+from mover.jobs.steps import Call, Steps, Values
+from mover.metrics import VM_CONSISTENCY, VM_FULL_REASON, VM_LAST_SUCCESS, VM_UNPROTECTED_VGS
+from mover.model.machine import Consistency, Disk, SnapshotState, Vm
+from mover.model.point import DiskImage, OtherDevice, ReadMode, RestorePoint
+from mover.operations.checks import check_proxy, check_space, warnings_of
+from mover.operations.clean import settle
+from mover.operations.copy import CopyJob, DiskPlan, copy_one, node_ids_of
+from mover.operations.decide import Base, Wishes, decide, newest_base, newest_full
+from mover.operations.freeze import Frozen, freeze
+from mover.operations.node import Node
+from mover.operations.progress import Progress
+from mover.operations.report import point_report, reasons_for_full
+from mover.operations.request import BackupRequest
+from mover.operations.select import check_may_back_up, exclusions
+from mover.operations.values import dump, load
+from mover.operations.writing import Writing, writing
+
+_LOG = logs.get(__name__)
+
+
+async def backup_vm(node: Node, values: Mapping[str, Any], steps: Steps) -> Values:
+    """Back up one VM; gives its report. All disks or no point; nothing of ours stays but the base.
+
+    Raises what the parts raise; before it does, what was made on the cluster is cleaned up,
+    and what could not be is named in the error's ``owed``.
+    """
+    request = BackupRequest.read(values)
+    with logs.bind(vm=request.vm_name):
+        async with node.lanes.lease(f"backup of {request.vm_uuid}"), _cleaned(node, request, steps.job_id):
+            backup = Backup(node, request, steps)
+            async with writing(node.repository, (request.vm_uuid, request.point_id)) as session:
+                point_id = await backup.run(session)
+        return point_report(await node.repository.load(point_id))
+
+
+@asynccontextmanager
+async def _cleaned(node: Node, request: BackupRequest, job: str) -> AsyncIterator[None]:
+    """Settle with the cluster at the end, good or bad. A stop (cancelled task) settles nothing: it goes on later."""
+    try:
+        yield
+    except MoverError as error:
+        owed = await settle(node, job, vm_uuid=request.vm_uuid)
+        error.facts["owed"] = [action.reason for action in owed]
+        raise
+    except Exception:
+        await settle(node, job, vm_uuid=request.vm_uuid)
+        raise
+    await settle(node, job, vm_uuid=request.vm_uuid)
+
+
+class Backup:
+    """The steps of one job, in the order of ``run``."""
+
+    def __init__(self, node: Node, request: BackupRequest, steps: Steps) -> None:
+        self._node = node
+        self._request = request
+        self._steps = steps
+
+    async def run(self, session: Writing) -> str:
+        """The id of the point, committed."""
+        request, steps = self._request, self._steps
+        seen = await steps.step("look", self._look)
+        session.resume(await steps.step("open", session.open))
+        if not seen["is_committed"]:
+            frozen = await steps.step("freeze", self._freeze, seen)
+            plans = await steps.step("decide", self._decide, frozen, seen["excluded"])
+            work = CopyJob(
+                self._node,
+                steps.job_id,
+                request.vm_name,
+                load(Frozen, frozen).vm.cluster_uuid,
+                session.get,
+                steps.cancellation,
+            )
+            calls = [Call(f"disk {plan['disk']['device_uuid']}", copy_one, (work, plan)) for plan in plans["disks"]]
+            copied = await steps.together(calls)
+            await steps.step("commit", self._commit, session, frozen, plans, copied, seen["excluded"])
+        return request.point_id
+
+    async def _look(self) -> Values:
+        """May it be backed up, is there room, what is left out; or was it committed by an earlier attempt?"""
+        node, request = self._node, self._request
+        self._tell("look")
+        vm = await node.hypervisor.vm(request.vm_uuid)
+        check_may_back_up(vm, node.proxy_uuid)
+        await check_proxy(node, vm.cluster_uuid, what=vm.name)
+        excluded = exclusions(vm.data_disks(), request.exclude)
+        await check_space(node, {disk.container_uuid for disk in vm.data_disks()})
+        points = await node.repository.points(request.vm_uuid)
+        is_committed = any(point.id == request.point_id for point in points)
+        return {"vm": dump(vm), "excluded": excluded, "is_committed": is_committed}
+
+    async def _freeze(self, seen: Values) -> Values:
+        self._tell("freeze")
+        frozen = await freeze(
+            self._node,
+            self._request,
+            job=self._steps.job_id,
+            seen=load(Vm, seen["vm"]),
+            excluded=seen["excluded"],
+        )
+        return dump(frozen)
+
+    async def _decide(self, values: Values, excluded: Mapping[str, str]) -> Values:
+        """Full or incremental, disk by disk; the base is read again inside the session."""
+        node, request = self._node, self._request
+        frozen = load(Frozen, values)
+        paths = {file.vmdisk_uuid: file.path for file in frozen.snapshot.files}
+        points = [p for p in await node.repository.points(request.vm_uuid) if p.id != request.point_id]
+        base, warning = await self._base(points)
+        wishes = Wishes(
+            full=request.full,
+            block_bytes=node.settings.data.block_size,
+            cluster_uuid=frozen.vm.cluster_uuid,
+            full_every_s=request.full_every_s,
+            last_full_at=newest_full(points),
+            now=node.clock.now(),
+        )
+        chosen = [disk for disk in frozen.vm.data_disks() if disk.device_uuid not in excluded]
+        plans = [
+            DiskPlan.of(ordinal, disk, paths[disk.vmdisk_uuid or ""], decide(disk, base, wishes))
+            for ordinal, disk in enumerate(chosen)
+        ]
+        return {"disks": [dump(plan) for plan in plans], "warnings": [warning] if warning else []}
+
+    async def _base(self, points: list[Any]) -> tuple[Base | None, str | None]:
+        summary = newest_base(points)
+        if summary is None:
+            return None, None
+        try:
+            point = await self._node.repository.load(summary)
+        except Damaged as error:
+            return None, f"The base point {summary.id[:8]} is damaged, so all is read: {error.message}"
+        snapshot = await self._node.hypervisor.find_snapshot(point.snapshot_uuid or "")
+        if snapshot is not None and snapshot.state is not SnapshotState.COMPLETE:
+            snapshot = None
+        return Base(point, snapshot), None
+
+    async def _commit(
+        self, session: Writing, values: Values, plans: Values, copied: list[Values], excluded: Mapping[str, str]
+    ) -> Values:
+        """All is durable, then the manifest; repeated after a crash it finds its own."""
+        node = self._node
+        self._tell("commit")
+        frozen = load(Frozen, values)
+        open_session = await session.get()
+        images = [self._image(item) for item in copied]
+        images += [_excluded_image(disk, excluded) for disk in frozen.vm.data_disks() if disk.device_uuid in excluded]
+        point = self._point(frozen, images, plans["warnings"], session_id=open_session.id)
+        await open_session.commit(point)
+        _publish(point, frozen.vm)
+        _LOG.info("committed", point=point.id, snapshot=frozen.snapshot.uuid, now=node.clock.now())
+        return {"point": point.id}
+
+    def _point(self, frozen: Frozen, images: list[DiskImage], warnings: list[str], *, session_id: str) -> RestorePoint:
+        request, vm, snapshot = self._request, frozen.vm, frozen.snapshot
+        return RestorePoint(
+            id=request.point_id,
+            vm_uuid=vm.uuid,
+            vm_name=vm.name,
+            cluster_uuid=vm.cluster_uuid,
+            created_at=frozen.frozen_at,
+            committed_at=self._node.clock.now(),
+            consistency_asked=request.consistency,
+            consistency=snapshot.consistency,
+            disks=tuple(sorted(images, key=lambda image: image.slot)),
+            session_id=session_id,
+            job_id=self._steps.job_id,
+            snapshot_uuid=snapshot.uuid,
+            snapshot_expires_at=snapshot.expires_at,
+            is_base=request.keep_base,
+            others=_others(vm),
+            warnings=(*warnings_of(vm), *frozen.warnings, *warnings),
+            vm_spec=vm.spec,
+            vm_reading=_reading(vm),
+            software_version=mover.__version__,
+        )
+
+    def _image(self, values: Values) -> DiskImage:
+        plan = load(DiskPlan, values["plan"])
+        mode = ReadMode(values["mode"])
+        return DiskImage(
+            device_uuid=plan.disk.device_uuid,
+            slot=plan.disk.slot,
+            size_bytes=plan.disk.size_bytes,
+            mode=mode,
+            reason=values["reason"],
+            vmdisk_uuid=plan.disk.vmdisk_uuid,
+            container_uuid=plan.disk.container_uuid,
+            block_bytes=values["block_bytes"],
+            fan_out=values["fan_out"],
+            node_ids=node_ids_of(values),
+            snapshot_path=plan.path,
+            base=plan.base() if mode is ReadMode.INCREMENTAL else None,
+            bytes_read=values["bytes_read"],
+            bytes_changed=values["bytes_changed"],
+            bytes_new=values["bytes_new"],
+            bytes_stored=values["bytes_stored"],
+            seconds=values["seconds"],
+        )
+
+    def _tell(self, phase: str) -> None:
+        self._node.progress(Progress(self._steps.job_id, self._request.vm_name, None, phase))
+
+
+def _excluded_image(disk: Disk, excluded: Mapping[str, str]) -> DiskImage:
+    return DiskImage(
+        device_uuid=disk.device_uuid,
+        slot=disk.slot,
+        size_bytes=disk.size_bytes,
+        mode=ReadMode.EXCLUDED,
+        reason=f"excluded by {excluded[disk.device_uuid]}",
+        vmdisk_uuid=disk.vmdisk_uuid,
+        container_uuid=disk.container_uuid,
+    )
+
+
+def _others(vm: Vm) -> tuple[OtherDevice, ...]:
+    data = set(vm.data_disks())
+    return tuple(
+        OtherDevice(disk.slot, disk.kind, disk.volume_group_uuid or "") for disk in vm.disks if disk not in data
+    )
+
+
+def _reading(vm: Vm) -> Values:
+    """What we understood of the VM, vendor-free: all but its disks and the spec itself."""
+    reading = dump(vm)
+    for known_elsewhere in ("spec", "disks", "uuid", "cluster_uuid"):
+        del reading[known_elsewhere]
+    return reading
+
+
+def _publish(point: RestorePoint, vm: Vm) -> None:
+    VM_LAST_SUCCESS.labels(vm.name).set(point.created_at)
+    VM_CONSISTENCY.labels(vm.name).set(point.consistency is Consistency.APPLICATION)
+    VM_UNPROTECTED_VGS.labels(vm.name).set(len(vm.volume_groups()))
+    for reason in reasons_for_full(point.disks):
+        VM_FULL_REASON.labels(vm.name, reason).set(1)

@@ -1,0 +1,187 @@
+"""Carry out what ``reconcile`` plans: look, plan, do; and the same for one job at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mover import logs
+from mover.catalog.ledger import Entry, Kind, State
+from mover.config import HookSettings
+from mover.errors import HookFailed, HypervisorError, MoverError, NotFound, RepositoryError, StorageError
+from mover.metrics import ORPHANS
+from mover.model.machine import Leftovers, Vm
+from mover.operations.attach import detach
+from mover.operations.decide import newest_base
+from mover.operations.hooks import run_hook
+from mover.operations.names import prefix_of
+from mover.operations.node import Node
+from mover.operations.reconcile import DOING, Action, Observed, Verb, make_plan
+
+_LOG = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An action and how it went."""
+
+    action: Action
+    error: MoverError | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        action = self.action
+        return {
+            "action": str(action.verb),
+            "kind": str(action.kind),
+            "identity": action.identity,
+            "vm_uuid": action.vm_uuid,
+            "job": action.job,
+            "reason": action.reason,
+            "error": self.error.as_dict() if self.error else None,
+        }
+
+
+async def look(node: Node, *, ended_job: str | None = None) -> Observed:
+    """Gather what a plan needs. ended_job: count this job as over although it still runs."""
+    active = await node.active_jobs() - {ended_job}
+    entries = [entry for entry in await node.ledger.entries() if entry.is_open or _may_linger(entry)]
+    named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.is_open and "vm_uuid" in entry.facts}
+    made = {entry.identity for entry in entries if entry.is_open and entry.kind is Kind.VM and entry.identity}
+    return Observed(
+        now=node.clock.now(),
+        install=node.install,
+        repository_id=node.repository.id,
+        entries=entries,
+        active_jobs=active,
+        bases=await _bases(node),
+        leftovers=await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid),
+        vms={uuid: await _vm(node, uuid) for uuid in sorted(named | made)},
+        life_s=node.settings.prism.snapshot_life,
+    )
+
+
+def _may_linger(entry: Entry) -> bool:
+    """Closed lines that a plan needs: deleted snapshots may still be there, VMs given away are not ours."""
+    return (entry.kind, entry.state) in ((Kind.SNAPSHOT, State.GONE), (Kind.VM, State.GIVEN))
+
+
+async def _bases(node: Node) -> dict[str, str] | None:
+    """Snapshot → point, for the newest base of each VM. None when the repository cannot say."""
+    try:
+        points = await node.repository.points()
+        by_vm: dict[str, list[Any]] = {}
+        for point in points:
+            by_vm.setdefault(point.vm_uuid, []).append(point)
+        newest = [base for base in map(newest_base, by_vm.values()) if base is not None]
+        loaded = [await node.repository.load(base) for base in newest]
+    except (RepositoryError, StorageError) as error:
+        _LOG.warning("bases unknown, snapshots are left alone", error=error.message)
+        return None
+    return {point.snapshot_uuid: point.id for point in loaded if point.snapshot_uuid}
+
+
+async def _vm(node: Node, uuid: str) -> Vm | None:
+    try:
+        return await node.hypervisor.vm(uuid)
+    except NotFound:
+        return None
+
+
+async def reconcile(node: Node, *, apply: bool) -> list[Done]:
+    """Compare everything, and do what is to be done if ``apply``. Errors stand in the result."""
+    plan = make_plan(await look(node))
+    for kind in Kind:
+        ORPHANS.labels(kind).set(sum(action.kind is kind and action.verb is not Verb.CLOSE for action in plan))
+    if not apply:
+        return [Done(action) for action in plan]
+    await node.ledger.prune(older_than_s=2 * node.settings.prism.snapshot_life)
+    return await carry_out(node, plan)
+
+
+async def settle(node: Node, job: str, *, vm_uuid: str = "") -> list[Action]:
+    """At the end of a job: clean up after it, and let former bases of its VM go. Gives what stays owed.
+
+    Never raises for what the cluster or the store answers: the ledger keeps it for the next time.
+    """
+    try:
+        plan = make_plan(await look(node, ended_job=job))
+    except (HypervisorError, RepositoryError, StorageError) as error:
+        _LOG.warning("cleaning up is put off", error=error.message)
+        return [Action(Verb.WAIT, entry.kind, error.message, job=job) for entry in await node.ledger.open_entries(job)]
+    mine = [action for action in plan if action.job == job or _is_former_base(action, vm_uuid)]
+    done = await carry_out(node, mine)
+    return [item.action for item in done if item.error or item.action.verb in (Verb.WAIT, Verb.LIST)]
+
+
+def _is_former_base(action: Action, vm_uuid: str) -> bool:
+    return action.kind is Kind.SNAPSHOT and action.vm_uuid == vm_uuid and action.verb is not Verb.LIST
+
+
+async def drop_entry(node: Node, entry: Entry) -> None:
+    """Let go of one attachment of an interrupted try. Raises what the hypervisor answers."""
+    vm_uuid = str(entry.facts["vm_uuid"])
+    seen = Observed(
+        now=node.clock.now(),
+        install=node.install,
+        repository_id=node.repository.id,
+        entries=[entry],
+        active_jobs=(),
+        bases=None,
+        leftovers=Leftovers((), (), ()),
+        vms={vm_uuid: await _vm(node, vm_uuid)},
+        life_s=node.settings.prism.snapshot_life,
+    )
+    for item in await carry_out(node, make_plan(seen)):
+        if item.error is not None:
+            raise item.error
+
+
+async def carry_out(node: Node, plan: Sequence[Action]) -> list[Done]:
+    """Do the actions in order; one that fails does not keep the others."""
+    done = []
+    for action in plan:
+        try:
+            if action.verb in DOING:
+                await _do(node, action)
+            done.append(Done(action))
+        except MoverError as error:
+            _LOG.warning("cleaning up failed", action=str(action.verb), identity=action.identity, error=error.message)
+            done.append(Done(action, error))
+    return done
+
+
+async def _do(node: Node, action: Action) -> None:
+    entry = action.entry
+    assert entry is not None
+    if action.verb is Verb.EXTEND_SNAPSHOT:
+        life = node.settings.prism.snapshot_life
+        await node.hypervisor.extend_snapshot(action.identity, node.clock.now() + life)
+        return
+    if action.verb is Verb.DETACH:
+        await detach(node, action.vm_uuid, action.identity)
+    elif action.verb is Verb.DELETE_VM:
+        await node.hypervisor.delete_vm(action.identity)
+    elif action.verb is Verb.DELETE_SNAPSHOT:
+        await node.hypervisor.delete_snapshot(action.identity)
+    elif action.verb is Verb.RUN_HOOK:
+        await run_owed_hook(node, entry)
+        return
+    await node.ledger.gone(entry)
+    _LOG.info("cleaned up", action=str(action.verb), identity=action.identity, reason=action.reason)
+
+
+async def run_owed_hook(node: Node, entry: Entry) -> str | None:
+    """Run a post-snapshot command that is owed; once it has run, however it ended, it is not owed any more.
+
+    Gives a warning in words, or raises HookFailed, as its policy says.
+    """
+    settings = HookSettings.model_validate(entry.facts["hook"])
+    try:
+        warning = await run_hook(settings, entry.facts["values"], which="post-snapshot")
+    except HookFailed:
+        await node.ledger.gone(entry)
+        raise
+    await node.ledger.gone(entry)
+    return warning

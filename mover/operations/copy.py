@@ -1,0 +1,242 @@
+"""One disk of a backup: ask, attach, prove, copy, release, detach. One durable step.
+
+Run again after a crash it begins anew: an attachment is never used over a crash, what is
+already in the repository is found there as known.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from mover import logs
+from mover.catalog.ledger import Kind
+from mover.clock import stopwatch
+from mover.device.protocol import ReadableDevice
+from mover.errors import BaseGone, ChangedRegionsInvalid
+from mover.jobs.steps import Cancellation, Values
+from mover.metrics import AUDIT_MISMATCHES
+from mover.model.machine import CloneSource, Disk
+from mover.model.point import BasePair, DiskImage, ReadMode
+from mover.model.region import Regions
+from mover.operations.attach import plug, unplug
+from mover.operations.clean import drop_entry
+from mover.operations.decide import Decision
+from mover.operations.node import Node
+from mover.operations.ports import WriteSession
+from mover.operations.progress import DiskWatch
+from mover.operations.values import dump, load
+from mover.pipeline.disk_to_repository import DiskCopy, DiskResult, copy_disk
+from mover.pipeline.flow import Meter
+from mover.pipeline.plan import Audit
+from mover.repository.layout import FAN_OUT
+
+Result = TypeVar("Result")
+_LOG = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """What is to be done with one disk; kept between steps as plain values."""
+
+    ordinal: int
+    disk: Disk
+    path: str
+    """Its frozen file."""
+    mode: ReadMode
+    reason: str
+    base_point: str | None = None
+    base_path: str | None = None
+    base_snapshot: str | None = None
+
+    @classmethod
+    def of(cls, ordinal: int, disk: Disk, path: str, decision: Decision) -> DiskPlan:
+        pair = decision.base
+        return cls(
+            ordinal,
+            disk,
+            path,
+            decision.mode,
+            decision.reason,
+            base_point=pair.point_id if pair else None,
+            base_path=pair.file_path if pair else None,
+            base_snapshot=pair.snapshot_uuid if pair else None,
+        )
+
+    def base(self) -> BasePair | None:
+        """The pair that this disk is incremental against."""
+        if self.base_point is None or self.base_path is None or self.base_snapshot is None:
+            return None
+        return BasePair(self.base_snapshot, self.base_path, self.base_point)
+
+    def in_full(self, reason: str) -> DiskPlan:
+        return replace(self, mode=ReadMode.FULL, reason=reason, base_point=None, base_path=None, base_snapshot=None)
+
+
+class Timer:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    async def during(self, phase: str, work: Awaitable[Result]) -> Result:
+        started = stopwatch()
+        try:
+            return await work
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + stopwatch() - started
+
+
+@dataclass(frozen=True, slots=True)
+class CopyJob:
+    """What the disks of one VM have in common."""
+
+    node: Node
+    job: str
+    vm_name: str
+    cluster_uuid: str
+    session: Callable[[], Awaitable[WriteSession]]
+    cancellation: Cancellation
+
+
+async def copy_one(work: CopyJob, values: Values) -> Values:
+    """The step. values: a DiskPlan; gives what the manifest needs of the disk."""
+    plan = load(DiskPlan, values)
+    node = work.node
+    with logs.bind(disk=str(plan.disk.slot)):
+        async with node.lanes.disk():
+            for entry in await node.ledger.open_entries(work.job, Kind.ATTACHMENT):
+                if entry.ordinal == plan.ordinal:
+                    await drop_entry(node, entry)
+            watch = DiskWatch(node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(plan.disk.slot))
+            try:
+                return await _copy(work, plan, watch)
+            finally:
+                watch.close()
+
+
+async def _copy(work: CopyJob, plan: DiskPlan, watch: DiskWatch) -> Values:
+    node, timer = work.node, Timer()
+    watch.phase("ask", plan.reason)
+    plan, regions = await timer.during("ask", ask(node, plan))
+    watch.phase("attach", plan.reason)
+    before = node.devices.census() if node.settings.node.trust_slot else None
+    entry, attachment = await timer.during(
+        "attach",
+        plug(
+            node,
+            job=work.job,
+            kind=Kind.ATTACHMENT,
+            ordinal=plan.ordinal,
+            vm_uuid=node.proxy_uuid,
+            source=CloneSource(path=plan.path, container_uuid=plan.disk.container_uuid),
+        ),
+    )
+    locating = node.devices.locate(attachment, writable=False, before=before)
+    device = await timer.during("find", work.cancellation.unless(locating))
+    try:
+        result = await work.cancellation.unless(_read(work, plan, regions, device, watch))
+        await node.workers.blocking(device.release)
+    finally:
+        device.close()
+    watch.phase("detach", result.reason)
+    await timer.during("detach", unplug(node, entry))
+    watch.phase("done", result.reason)
+    return _values(plan, result, {**timer.seconds, **result.seconds}, node.settings.data.block_size)
+
+
+async def ask(node: Node, plan: DiskPlan) -> tuple[DiskPlan, Regions]:
+    """What is to be read of a disk; the plan changes to full where the base turns out useless."""
+    size = plan.disk.size_bytes
+    if plan.base_path is not None:
+        try:
+            return plan, await _regions(node, plan, plan.base_path)
+        except BaseGone:
+            plan = plan.in_full("the base snapshot is gone")
+        except ChangedRegionsInvalid as error:
+            plan = plan.in_full(f"the list of changes is invalid: {error.message}")
+    try:
+        return plan, await _regions(node, plan, None)
+    except ChangedRegionsInvalid as error:
+        return plan.in_full(f"the list of allocated regions is invalid: {error.message}"), Regions.whole(size)
+
+
+async def _regions(node: Node, plan: DiskPlan, base_path: str | None) -> Regions:
+    size = plan.disk.size_bytes
+    answer = await node.hypervisor.changed_regions(plan.path, base_path, size_bytes=size)
+    if answer.file_size_bytes != size:
+        raise ChangedRegionsInvalid(
+            f"it speaks of {answer.file_size_bytes} bytes, the disk has {size}",
+            remedy="The disk is read in full; report this if it comes back.",
+        )
+    return answer.regions
+
+
+async def _read(
+    work: CopyJob, plan: DiskPlan, regions: Regions, device: ReadableDevice, watch: DiskWatch
+) -> DiskResult:
+    node, data = work.node, work.node.settings.data
+    session = await work.session()
+    is_full = plan.mode is ReadMode.FULL
+    # Until this cluster has shown that what it does not list is zero, nothing is taken on trust.
+    is_first = is_full and not await node.ledger.trusts_unlisted(work.cluster_uuid)
+    base = await _base_image(node, plan)
+    audit = Audit(data.audit_blocks, node.clock.random(), is_full=data.audit_full or is_first)
+    copy = DiskCopy(
+        size_bytes=plan.disk.size_bytes,
+        block_bytes=data.block_size,
+        regions=regions,
+        mode=plan.mode,
+        unlisted="zero" if is_full else "unchanged",
+        audit=audit,
+        base_map=await session.open_map(base) if base else None,
+        base_size_bytes=base.size_bytes if base else None,
+        reason=plan.reason,
+    )
+    meter = Meter()
+    copying = copy_disk(copy, workers=node.workers, session=session, device=device, meter=meter)
+    result = await watch.during("copy", meter, copying)
+    # The step's result names blocks: what it names must be there after a crash.
+    await session.flush()
+    await _learn(work, result, is_first=is_first)
+    return result
+
+
+async def _base_image(node: Node, plan: DiskPlan) -> DiskImage | None:
+    if plan.base_point is None:
+        return None
+    point = await node.repository.load(plan.base_point)
+    return next(image for image in point.disks if image.device_uuid == plan.disk.device_uuid)
+
+
+async def _learn(work: CopyJob, result: DiskResult, *, is_first: bool) -> None:
+    """Trust a cluster whose unlisted space was all zero; withdraw it from one that lied."""
+    if result.mismatch:
+        _LOG.error("the cluster's list of changes was wrong", reason=result.reason)
+        AUDIT_MISMATCHES.labels(work.vm_name).inc()
+        await work.node.ledger.distrust_unlisted(work.cluster_uuid)
+    elif is_first and result.audited.get("unlisted"):
+        await work.node.ledger.trust_unlisted(work.cluster_uuid)
+
+
+def _values(plan: DiskPlan, result: DiskResult, seconds: dict[str, float], block_bytes: int) -> Values:
+    return {
+        "plan": dump(plan),
+        "mode": str(result.mode),
+        "reason": result.reason,
+        "block_bytes": block_bytes,
+        "fan_out": FAN_OUT,
+        "node_ids": base64.b64encode(result.node_ids).decode(),
+        "bytes_read": result.bytes_read,
+        "bytes_changed": result.bytes_changed,
+        "bytes_new": result.bytes_new,
+        "bytes_stored": result.bytes_stored,
+        "seconds": {phase: round(value, 4) for phase, value in seconds.items()},
+    }
+
+
+def node_ids_of(values: dict[str, Any]) -> bytes:
+    """The map's node ids, out of the step's values."""
+    return base64.b64decode(values["node_ids"])

@@ -1,0 +1,198 @@
+"""One disk of a restore: temporary disk, prove, fill, clone into its slot, prove, detach. One durable step.
+
+Detaching deletes, so the temporary disk goes only after the clone in the target VM is proven
+by a GET, by size and source. Run again after a crash it begins with a fresh disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from mover import logs
+from mover.catalog.ledger import Kind, State
+from mover.errors import TaskFailed
+from mover.jobs.steps import Cancellation, Values
+from mover.model.machine import Attachment, CloneSource, EmptyDisk, Slot
+from mover.model.point import DiskImage, ReadMode, RestorePoint
+from mover.operations.attach import plug, unplug
+from mover.operations.clean import drop_entry
+from mover.operations.copy import Timer
+from mover.operations.node import Node
+from mover.operations.ports import ReadingSession
+from mover.operations.progress import DiskWatch
+from mover.operations.values import load
+from mover.pipeline.flow import Meter
+from mover.pipeline.repository_to_disk import RestoreResult, restore_disk
+
+_LOG = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FillPlan:
+    """One disk to come back; kept between steps as plain values."""
+
+    ordinal: int
+    device_uuid: str
+    """The image's, in the point."""
+    size_bytes: int
+    container_uuid: str
+    vm_uuid: str
+    """The VM that gets it."""
+    slot: str | None
+    """Its slot there; None: the lowest free one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillJob:
+    """What the disks of one restore have in common."""
+
+    node: Node
+    job: str
+    vm_name: str
+    point: RestorePoint
+    reader: Callable[[], Awaitable[ReadingSession]]
+    cancellation: Cancellation
+
+
+async def fill_one(work: FillJob, values: Values) -> Values:
+    """The step. values: a FillPlan; gives the row for the report."""
+    plan = load(FillPlan, values)
+    node = work.node
+    image = next(image for image in work.point.disks if image.device_uuid == plan.device_uuid)
+    with logs.bind(disk=str(image.slot)):
+        async with node.lanes.disk():
+            done = await _after_interruption(work, plan)
+            if done is not None:
+                return done
+            if image.mode is ReadMode.EXCLUDED:
+                return await _recreate_empty(work, plan, image)
+            watch = DiskWatch(node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(image.slot))
+            try:
+                return await _fill(work, plan, image, watch)
+            finally:
+                watch.close()
+
+
+async def _after_interruption(work: FillJob, plan: FillPlan) -> Values | None:
+    """Let go of what an interrupted try made; the row, if its clone was proven already."""
+    mine = [entry for entry in await work.node.ledger.entries(work.job) if entry.ordinal == plan.ordinal]
+    disks = [entry for entry in mine if entry.kind in (Kind.ATTACHMENT, Kind.TEMPORARY_DISK)]
+    given = next((entry for entry in disks if entry.state is State.GIVEN), None)
+    for entry in disks:
+        if entry.is_open:
+            await drop_entry(work.node, entry)
+    return dict(given.facts["row"]) if given is not None else None
+
+
+async def _fill(work: FillJob, plan: FillPlan, image: DiskImage, watch: DiskWatch) -> Values:
+    node, timer = work.node, Timer()
+    watch.phase("attach")
+    before = node.devices.census() if node.settings.node.trust_slot else None
+    temporary, attachment = await timer.during(
+        "attach",
+        plug(
+            node,
+            job=work.job,
+            kind=Kind.TEMPORARY_DISK,
+            ordinal=plan.ordinal,
+            vm_uuid=node.proxy_uuid,
+            source=EmptyDisk(plan.size_bytes, plan.container_uuid),
+        ),
+    )
+    locating = node.devices.locate(attachment, writable=True, before=before)
+    device = await timer.during("find", work.cancellation.unless(locating))
+    meter = Meter()
+    try:
+        writing = restore_disk(
+            image,
+            reader=await work.reader(),
+            workers=node.workers,
+            target=device,
+            meter=meter,
+            skip_zero=True,
+            readback_blocks=node.settings.data.readback_blocks,
+            dice=node.clock.random(),
+        )
+        result = await work.cancellation.unless(watch.during("restore", meter, writing))
+        await node.workers.blocking(device.release)
+    finally:
+        device.close()
+    watch.phase("clone")
+    row = _row(plan, image, result, timer)
+    row["slot"] = str(await timer.during("clone", _clone(work, plan, attachment, row)))
+    await timer.during("detach", unplug(node, temporary))
+    watch.phase("done")
+    return row
+
+
+async def _clone(work: FillJob, plan: FillPlan, temporary: Attachment, row: Values) -> Slot:
+    """Into the target VM, proven there; from then on it is the user's."""
+    node = work.node
+    entry, clone = await plug(
+        node,
+        job=work.job,
+        kind=Kind.ATTACHMENT,
+        ordinal=plan.ordinal,
+        vm_uuid=plan.vm_uuid,
+        source=CloneSource(vmdisk_uuid=temporary.vmdisk_uuid, container_uuid=plan.container_uuid),
+        slot=Slot.parse(plan.slot) if plan.slot else None,
+        first=0,
+    )
+    await prove_clone(node, clone, temporary)
+    await node.ledger.note(entry, row={**row, "slot": str(clone.slot)})
+    await node.ledger.given(entry)
+    return clone.slot
+
+
+async def prove_clone(node: Node, clone: Attachment, temporary: Attachment) -> None:
+    """Read the VM again: the disk stands there, as large as the temporary one, and made from it. Raises TaskFailed."""
+    vm = await node.hypervisor.vm(clone.vm_uuid)
+    disk = next((disk for disk in vm.disks if disk.vmdisk_uuid == clone.vmdisk_uuid), None)
+    if disk is None:
+        problem = "it is not there"
+    elif disk.size_bytes != temporary.size_bytes:
+        problem = f"it has {disk.size_bytes} bytes instead of {temporary.size_bytes}"
+    elif disk.source_vmdisk_uuid not in (None, temporary.vmdisk_uuid):
+        problem = "it was made from another disk"
+    else:
+        return
+    raise TaskFailed(
+        f"The restored disk in {clone.slot} of {vm.name} is not what was cloned: {problem}",
+        remedy="Run the restore again; the temporary disk was kept until its clone is proven.",
+        slot=str(clone.slot),
+    )
+
+
+async def _recreate_empty(work: FillJob, plan: FillPlan, image: DiskImage) -> Values:
+    """An excluded disk comes back empty, so that the VM finds the same disks."""
+    row: Values = {"disk": str(image.slot), "slot": str(image.slot), "size_bytes": image.size_bytes, "is_empty": True}
+    entry, _ = await plug(
+        work.node,
+        job=work.job,
+        kind=Kind.ATTACHMENT,
+        ordinal=plan.ordinal,
+        vm_uuid=plan.vm_uuid,
+        source=EmptyDisk(plan.size_bytes, plan.container_uuid),
+        slot=image.slot,
+    )
+    await work.node.ledger.note(entry, row=row)
+    await work.node.ledger.given(entry)
+    return row
+
+
+def _row(plan: FillPlan, image: DiskImage, result: RestoreResult, timer: Timer) -> Values:
+    """For the report. seconds is shared with the timer, so that later phases show too."""
+    timer.seconds.update(result.seconds)
+    moving = result.seconds.get("copy", 0.0)
+    return {
+        "disk": str(image.slot),
+        "size_bytes": plan.size_bytes,
+        "bytes_written": result.bytes_written,
+        "bytes_zero": result.bytes_zero,
+        "bytes_fetched": result.bytes_fetched,
+        "blocks_read_back": result.blocks_read_back,
+        "rate": result.bytes_written / moving if moving else 0.0,
+        "seconds": timer.seconds,
+        "is_empty": False,
+    }

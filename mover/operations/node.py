@@ -1,0 +1,83 @@
+"""What an operation is given: the ports of one node, its limits, and whom to tell of progress.
+
+``app`` chooses the concrete classes. Nothing here is durable: operations keep only ids and
+numbers between their steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mover.catalog.ledger import Ledger
+from mover.clock import Clock
+from mover.config import LimitSettings, Settings
+from mover.device.protocol import WritableDevice
+from mover.hypervisor.protocol import Hypervisor
+from mover.model.machine import Attachment
+from mover.operations.names import name_of
+from mover.operations.ports import Repository
+from mover.operations.progress import ProgressSink, ignore_progress
+from mover.pipeline.workers import Workers
+
+
+class AttachedDevice(WritableDevice, Protocol):
+    """A device that the kernel can be told to forget. Sources refuse writes."""
+
+    def release(self) -> None:
+        """Flush, have the kernel forget the disk, close. Idempotent."""
+
+
+class DeviceFinder(Protocol):
+    """``device.Locator`` of one node."""
+
+    def census(self) -> Any:
+        """The devices there are now; given back to ``locate``, it tells what is new."""
+
+    async def locate(self, attachment: Attachment, *, writable: bool, before: Any = None) -> AttachedDevice:
+        """The proven, open device; a writable one is also proven empty. Raises DeviceError kinds."""
+
+
+class Lanes:
+    """What is scarce on a node: disks being copied, disks attached, and the right to change a VM's slots."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self._copying = asyncio.Semaphore(limits.disks)
+        self._attached = asyncio.Semaphore(limits.attached)
+        self._leases: dict[str, asyncio.Lock] = {}
+
+    @asynccontextmanager
+    async def disk(self) -> AsyncIterator[None]:
+        """Room to have one disk attached and copied."""
+        async with self._attached, self._copying:
+            yield
+
+    def lease(self, vm_uuid: str) -> asyncio.Lock:
+        """The only right to attach to or detach from a VM: Prism's attach has no key."""
+        return self._leases.setdefault(vm_uuid, asyncio.Lock())
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """All that a backup or a restore to a cluster needs."""
+
+    settings: Settings
+    clock: Clock
+    hypervisor: Hypervisor
+    repository: Repository
+    workers: Workers
+    ledger: Ledger
+    devices: DeviceFinder
+    proxy_uuid: str
+    install: str
+    lanes: Lanes
+    active_jobs: Callable[[], Awaitable[set[str]]]
+    """Ids of jobs that run or will be continued: what they made is not to be cleaned up."""
+    progress: ProgressSink = ignore_progress
+
+    def name(self, job: str, kind: str) -> str:
+        """The name of a thing that a job makes on a cluster."""
+        return name_of(install=self.install, node=self.settings.node.name, job=job, kind=kind)

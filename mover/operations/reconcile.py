@@ -1,0 +1,224 @@
+"""What of ours is on the cluster, who needs it, and what is to be done about the rest. Pure.
+
+Compared are the ledger, the jobs that run or will go on, the committed manifests, and what
+the cluster really has. A plan is a list of actions with reasons; ``clean`` carries it out.
+Only our own install's things; never the base of a committed point; an intent stays until
+its call cannot take effect any more; what cannot be told from an administrator's disk is
+listed for the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mover.catalog.ledger import Entry, Kind
+from mover.model.machine import Disk, DiskKind, Leftovers, Slot, Snapshot, Vm
+from mover.operations.names import job_of
+
+INTENT_LIFE_S = 900.0
+"""After this a call that was sent has taken effect or never will."""
+
+
+class Verb(StrEnum):
+    """What is to be done."""
+
+    DELETE_SNAPSHOT = "delete snapshot"
+    EXTEND_SNAPSHOT = "extend snapshot"
+    DETACH = "detach disk"
+    DELETE_VM = "delete half-made VM"
+    RUN_HOOK = "run post-snapshot command"
+    CLOSE = "close entry"
+    """The thing does not exist: only the ledger's line is to be ended."""
+    WAIT = "wait"
+    """The call that would make it may still take effect."""
+    LIST = "look at"
+    """For the operator: we do not touch it."""
+
+
+DOING = (Verb.DELETE_SNAPSHOT, Verb.EXTEND_SNAPSHOT, Verb.DETACH, Verb.DELETE_VM, Verb.RUN_HOOK, Verb.CLOSE)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One line of the plan: what, to what, why."""
+
+    verb: Verb
+    kind: Kind
+    reason: str
+    identity: str = ""
+    """UUID of the snapshot, vmdisk or VM; empty where nothing exists."""
+    vm_uuid: str = ""
+    """The VM that the disk is plugged into."""
+    job: str = ""
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All that a plan is made from."""
+
+    now: float
+    install: str
+    repository_id: str
+    entries: Sequence[Entry]
+    """Open ones, and those of snapshots that should be gone."""
+    active_jobs: Collection[str]
+    bases: Mapping[str, str] | None
+    """Snapshot UUID → restore point, of the bases of committed points; None: the repository did not say."""
+    leftovers: Leftovers
+    vms: Mapping[str, Vm | None]
+    """The VMs that entries name, as they are now; None: gone."""
+    life_s: float
+    """How long a snapshot is made to live: at half of it, a base's is put off."""
+
+
+def make_plan(seen: Observed) -> list[Action]:
+    """Actions in the order to be carried out: thaw first, then disks, VMs, snapshots."""
+    plans: dict[Kind, Callable[[Entry, Observed], Iterator[Action]]] = {
+        Kind.HOOK_POST: _plan_hook,
+        Kind.ATTACHMENT: _plan_disk,
+        Kind.TEMPORARY_DISK: _plan_disk,
+        Kind.VM: _plan_vm,
+        Kind.SNAPSHOT: _plan_snapshot,
+    }
+    actions: list[Action] = []
+    for kind, plan in plans.items():
+        for entry in seen.entries:
+            if entry.kind is kind and entry.job not in seen.active_jobs:
+                actions.extend(plan(entry, seen))
+    return [*actions, *_strangers(seen)]
+
+
+def _plan_hook(entry: Entry, _seen: Observed) -> Iterator[Action]:
+    if entry.is_open:
+        yield _action(Verb.RUN_HOOK, entry, "its job ended before it had run")
+
+
+def _plan_disk(entry: Entry, seen: Observed) -> Iterator[Action]:
+    if not entry.is_open:
+        return
+    vm = seen.vms.get(entry.facts["vm_uuid"])
+    if vm is None:
+        yield _action(Verb.CLOSE, entry, "the VM that it was plugged into is gone")
+    elif entry.identity is not None:
+        there = any(disk.vmdisk_uuid == entry.identity for disk in vm.disks)
+        reason = "its job is over" if there else "it is not plugged in any more"
+        yield _action(Verb.DETACH if there else Verb.CLOSE, entry, reason, entry.identity)
+    else:
+        yield _plan_intended_disk(entry, vm, seen)
+
+
+def _plan_intended_disk(entry: Entry, vm: Vm, seen: Observed) -> Action:
+    facts = entry.facts
+    slot = Slot.parse(facts["slot"])
+    disk = next((disk for disk in vm.disks if disk.slot == slot and disk.vmdisk_uuid not in facts["known"]), None)
+    if disk is None or disk.kind is not DiskKind.DISK or disk.vmdisk_uuid is None:
+        return _absent(entry, seen)
+    if _is_clone_of(disk, entry):
+        return _action(Verb.DETACH, entry, "our slot and our source: its job is over", disk.vmdisk_uuid)
+    if not _is_like_empty(disk, entry):
+        return _absent(entry, seen)
+    if facts.get("is_told_by_slot") and seen.now - entry.intended_at < INTENT_LIFE_S:
+        return _action(
+            Verb.DETACH, entry, "an empty disk as we ordered it, where nobody else is given one", disk.vmdisk_uuid
+        )
+    return _action(
+        Verb.LIST,
+        entry,
+        f"a disk in {slot} that may be ours or an administrator's: detach it if nobody needs it",
+        disk.vmdisk_uuid,
+    )
+
+
+def _is_clone_of(disk: Disk, entry: Entry) -> bool:
+    path, vmdisk = entry.facts.get("source_path"), entry.facts.get("source_vmdisk")
+    return bool((path and disk.source_path == path) or (vmdisk and disk.source_vmdisk_uuid == vmdisk))
+
+
+def _is_like_empty(disk: Disk, entry: Entry) -> bool:
+    facts = entry.facts
+    return (
+        disk.source_path is None
+        and disk.source_vmdisk_uuid is None
+        and disk.size_bytes == facts.get("size_bytes")
+        and disk.container_uuid == facts.get("container")
+    )
+
+
+def _absent(entry: Entry, seen: Observed) -> Action:
+    if entry.facts.get("settled"):
+        return _action(Verb.CLOSE, entry, "it was refused and never made")
+    if seen.now - entry.intended_at >= INTENT_LIFE_S:
+        return _action(Verb.CLOSE, entry, "it was never made")
+    return _action(Verb.WAIT, entry, "the call that makes it may still take effect")
+
+
+def _plan_vm(entry: Entry, seen: Observed) -> Iterator[Action]:
+    if not entry.is_open:
+        return
+    there = _vms_of(entry, seen)
+    for uuid in there:
+        yield _action(Verb.DELETE_VM, entry, "its restore did not finish", uuid)
+    if not there:
+        yield _action(Verb.CLOSE, entry, "it does not exist any more") if entry.identity else _absent(entry, seen)
+
+
+def _vms_of(entry: Entry, seen: Observed) -> list[str]:
+    """The half-made VM: by its UUID, or new since the intent, of our mark and the name wanted, and nobody else's."""
+    if entry.identity:
+        return [entry.identity] if seen.vms.get(entry.identity) else []
+    others = {other.identity for other in seen.entries if other.kind is Kind.VM} | set(entry.facts["known"])
+    return [uuid for uuid, name in seen.leftovers.vms if name == entry.facts["name"] and uuid not in others]
+
+
+def _plan_snapshot(entry: Entry, seen: Observed) -> Iterator[Action]:
+    snapshot = _snapshot_of(entry, seen.leftovers)
+    if snapshot is None:
+        if entry.is_open:
+            yield _action(Verb.CLOSE, entry, "it does not exist any more") if entry.identity else _absent(entry, seen)
+        return
+    repository = entry.facts.get("repository")
+    if repository != seen.repository_id:
+        return
+    if seen.bases is None:
+        return
+    point = seen.bases.get(snapshot.uuid)
+    if point is None:
+        yield _action(Verb.DELETE_SNAPSHOT, entry, "no committed point needs it as a base", snapshot.uuid)
+    elif snapshot.expires_at is not None and snapshot.expires_at - seen.now < seen.life_s / 2:
+        yield _action(Verb.EXTEND_SNAPSHOT, entry, f"it is the base of {point[:8]} and would expire", snapshot.uuid)
+
+
+def _snapshot_of(entry: Entry, leftovers: Leftovers) -> Snapshot | None:
+    for snapshot in leftovers.snapshots:
+        if snapshot.uuid == entry.identity or (entry.identity is None and snapshot.name == entry.facts["name"]):
+            return snapshot
+    return None
+
+
+def _strangers(seen: Observed) -> Iterator[Action]:
+    """Snapshots of our install that the ledger does not know: it was lost or replaced."""
+    known = {entry.identity for entry in seen.entries} | {entry.facts.get("name") for entry in seen.entries}
+    for snapshot in seen.leftovers.snapshots:
+        job = job_of(snapshot.name, seen.install)
+        is_needed = snapshot.uuid in (seen.bases or {}) or job in seen.active_jobs
+        if job is None or is_needed or snapshot.uuid in known or snapshot.name in known:
+            continue
+        reason = (
+            f"{snapshot.name} bears our name but is not in the ledger: delete it if no repository uses it as a base"
+        )
+        yield Action(Verb.LIST, Kind.SNAPSHOT, reason, identity=snapshot.uuid, vm_uuid=snapshot.vm_uuid, job=job)
+
+
+def _action(verb: Verb, entry: Entry, reason: str, identity: str = "") -> Action:
+    return Action(
+        verb,
+        entry.kind,
+        reason,
+        identity=identity or entry.identity or "",
+        vm_uuid=str(entry.facts.get("vm_uuid", "")),
+        job=entry.job,
+        entry=entry,
+    )

@@ -1,0 +1,68 @@
+"""What a run did, as rows for a table: from the committed manifest, not from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mover.clock import iso
+from mover.jobs.steps import Values
+from mover.model.point import DiskImage, PointSummary, ReadMode, RestorePoint
+
+# Phases of the pipeline that move bytes: the rate is what was read over these.
+_MOVING = ("copy", "copy_again")
+
+
+def point_report(point: RestorePoint) -> Values:
+    """A point and its disks: sizes in bytes, seconds by phase, rate, mode and reason."""
+    return {
+        "point": point.id,
+        "vm": point.vm_name,
+        "vm_uuid": point.vm_uuid,
+        "job": point.job_id,
+        "frozen_at": iso(point.created_at),
+        "committed_at": iso(point.committed_at),
+        "consistency": str(point.consistency),
+        "is_base": point.is_base,
+        "warnings": list(point.warnings),
+        "disks": [disk_row(image) for image in point.disks],
+    }
+
+
+def disk_row(image: DiskImage) -> Values:
+    """One disk of a point. rate in bytes a second; changed as a share of the size."""
+    moving = sum(image.seconds.get(phase, 0.0) for phase in _MOVING)
+    return {
+        "disk": str(image.slot),
+        "size_bytes": image.size_bytes,
+        "mode": str(image.mode),
+        "reason": image.reason,
+        "bytes_read": image.bytes_read,
+        "bytes_new": image.bytes_new,
+        "bytes_stored": image.bytes_stored,
+        "bytes_changed": image.bytes_changed,
+        "changed_ratio": image.bytes_changed / image.size_bytes if image.size_bytes else 0.0,
+        "rate": image.bytes_read / moving if moving else 0.0,
+        "seconds": dict(image.seconds),
+    }
+
+
+def point_row(point: PointSummary) -> Values:
+    """A line of ``mover points``."""
+    return {
+        "point": point.id,
+        "vm": point.vm_name,
+        "vm_uuid": point.vm_uuid,
+        "frozen_at": iso(point.created_at),
+        "mode": str(point.mode),
+        "consistency": str(point.consistency),
+        "disks": point.disks,
+        "size_bytes": point.size_bytes,
+        "bytes_read": point.bytes_read,
+        "bytes_stored": point.bytes_stored,
+        "is_base": point.is_base,
+    }
+
+
+def reasons_for_full(images: Sequence[DiskImage]) -> list[str]:
+    """Why disks were read in full, each reason once."""
+    return sorted({image.reason for image in images if image.mode is ReadMode.FULL})

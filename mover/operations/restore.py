@@ -1,0 +1,234 @@
+"""The runbooks of a restore: a point becomes a new VM; one of its disks joins an existing VM.
+
+Entry points: ``restore_vm`` and ``restore_disk_into`` (node, values, steps), values being a
+``RestoreRequest`` or ``RestoreDiskRequest``. The VM is made first, powered off and without
+disks: a spec or network that Prism refuses is known before a byte is moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mover import logs
+from mover.catalog.ledger import Kind
+from mover.errors import AmbiguousName, MoverError, NotFound, RequestRefused, SlotOccupied, UsageError
+from mover.hypervisor.protocol import NicMode, VmRequest
+from mover.jobs.steps import Call, Steps, Values
+from mover.model.machine import Slot
+from mover.model.point import DiskImage, ReadMode, RestorePoint
+from mover.operations.attach import free_slots
+from mover.operations.checks import check_container, check_proxy
+from mover.operations.clean import settle
+from mover.operations.fill import FillJob, FillPlan, fill_one
+from mover.operations.names import prefix_of
+from mover.operations.node import Node
+from mover.operations.progress import Progress
+from mover.operations.reading import Reading, reading
+from mover.operations.request import RestoreDiskRequest, RestoreRequest
+from mover.operations.values import dump
+
+_LOG = logs.get(__name__)
+
+
+async def restore_vm(node: Node, values: Mapping[str, Any], steps: Steps) -> Values:
+    """A new VM from a restore point; gives the report. Half-made things do not stay."""
+    request = RestoreRequest.read(values)
+    with logs.bind(vm=request.name):
+        async with _cleaned(node, steps.job_id), reading(node.repository) as reader:
+            return await _RestoreVm(node, request, steps, await node.repository.load(request.point_id)).run(reader)
+
+
+async def restore_disk_into(node: Node, values: Mapping[str, Any], steps: Steps) -> Values:
+    """One disk of a point, added to an existing VM at a free slot; gives the report."""
+    request = RestoreDiskRequest.read(values)
+    async with _cleaned(node, steps.job_id), reading(node.repository) as reader:
+        point = await node.repository.load(request.point_id)
+        plan = await steps.step("plan", _plan_disk, node, request, point)
+        with logs.bind(vm=plan["vm"]):
+            work = FillJob(node, steps.job_id, plan["vm"], point, reader.get, steps.cancellation)
+            row = await steps.step("disk", fill_one, work, plan["disk"])
+    return {"vm": plan["vm"], "vm_uuid": request.vm_uuid, "point": point.id, "disks": [row], "warnings": []}
+
+
+@asynccontextmanager
+async def _cleaned(node: Node, job: str) -> AsyncIterator[None]:
+    """Settle with the cluster at the end; a stop (cancelled task) settles nothing: it goes on later."""
+    try:
+        yield
+    except MoverError as error:
+        error.facts["owed"] = [action.reason for action in await settle(node, job)]
+        raise
+    except Exception:
+        await settle(node, job)
+        raise
+    await settle(node, job)
+
+
+class _RestoreVm:
+    """The steps of one job, in the order of ``run``."""
+
+    def __init__(self, node: Node, request: RestoreRequest, steps: Steps, point: RestorePoint) -> None:
+        self._node = node
+        self._request = request
+        self._steps = steps
+        self._point = point
+
+    async def run(self, reader: Reading) -> Values:
+        steps, point = self._steps, self._point
+        plan = await steps.step("plan", self._plan)
+        vm_uuid = await steps.step("create", self._create, plan)
+        work = FillJob(self._node, steps.job_id, self._request.name, point, reader.get, steps.cancellation)
+        plans = [dump(self._fill_plan(n, image, plan, vm_uuid)) for n, image in enumerate(point.disks)]
+        rows = await steps.together([Call(f"disk {p['device_uuid']}", fill_one, (work, p)) for p in plans])
+        warnings = await steps.step("finish", self._finish, vm_uuid, plan)
+        return {
+            "vm": self._request.name,
+            "vm_uuid": vm_uuid,
+            "point": point.id,
+            "nic_mode": plan["nic_mode"],
+            "is_on": self._request.power_on,
+            "warnings": [*_missing(point), *warnings],
+            "disks": rows,
+        }
+
+    async def _plan(self) -> Values:
+        """Where each disk goes, and what becomes of the network cards. Nothing is made yet."""
+        self._tell("plan")
+        node, point = self._node, self._point
+        await check_proxy(node, (await node.hypervisor.about()).cluster.uuid, what="the place of the restore")
+        containers = await choose_containers(node, point.disks, self._request.container_map)
+        return {"containers": containers, "nic_mode": str(await self._nic_mode())}
+
+    async def _nic_mode(self) -> NicMode:
+        lives = await _lives(self._node, self._point.vm_uuid)
+        if self._request.nic_mode == "auto":
+            return NicMode.DISCONNECTED if lives else NicMode.KEEP
+        mode = NicMode(self._request.nic_mode)
+        if mode is NicMode.KEEP and lives:
+            raise RequestRefused(
+                f"{self._point.vm_name} still exists, so its network cards cannot be had twice",
+                remedy="Use --nics disconnected or --nics new-mac, or delete the original first.",
+            )
+        return mode
+
+    async def _create(self, plan: Values) -> str:
+        """The VM, off and without disks; under this job's key there is only ever one."""
+        self._tell("create")
+        node, job = self._node, self._steps.job_id
+        former = await node.ledger.open_entries(job, Kind.VM)
+        tries = len(await node.ledger.entries(job, Kind.VM))
+        key = former[0].facts["key"] if former else node.name(job, f"vm-{tries + 1}")
+        if former:
+            entry = former[0]
+        else:
+            known = await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid)
+            facts = {"name": self._request.name, "key": key, "known": [uuid for uuid, _ in known.vms]}
+            entry = await node.ledger.intend(Kind.VM, job=job, ordinal=0, facts=facts)
+        vm_uuid = await node.hypervisor.create_vm(self._vm_request(plan, key), key=key)
+        await node.ledger.made(entry, vm_uuid)
+        return vm_uuid
+
+    async def _finish(self, vm_uuid: str, plan: Values) -> list[str]:
+        self._tell("finish")
+        node = self._node
+        entries = await node.ledger.entries(self._steps.job_id, Kind.VM)
+        entry = next(entry for entry in entries if entry.identity == vm_uuid)
+        warnings = await node.hypervisor.finish_vm(vm_uuid, self._vm_request(plan, entry.facts["key"]))
+        if self._request.power_on:
+            await node.hypervisor.set_power(vm_uuid, on=True)
+        await node.ledger.given(entry)
+        return list(warnings)
+
+    def _vm_request(self, plan: Values, key: str) -> VmRequest:
+        return VmRequest(
+            name=self._request.name,
+            spec=self._point.vm_spec,
+            nic_mode=NicMode(plan["nic_mode"]),
+            network_map=self._request.network_map,
+            description=f"{key}: restored from {self._point.id} of {self._point.vm_name}",
+        )
+
+    def _fill_plan(self, ordinal: int, image: DiskImage, plan: Values, vm_uuid: str) -> FillPlan:
+        container = plan["containers"][image.device_uuid]
+        return FillPlan(ordinal, image.device_uuid, image.size_bytes, container, vm_uuid, str(image.slot))
+
+    def _tell(self, phase: str) -> None:
+        self._node.progress(Progress(self._steps.job_id, self._request.name, None, phase))
+
+
+def _missing(point: RestorePoint) -> list[str]:
+    """What the restored VM lacks, from what was known when it was saved."""
+    lost = [
+        f"{image.slot} comes back empty: {image.reason}" for image in point.disks if image.mode is ReadMode.EXCLUDED
+    ]
+    return [*point.warnings, *lost]
+
+
+async def _lives(node: Node, vm_uuid: str) -> bool:
+    try:
+        await node.hypervisor.vm(vm_uuid)
+    except NotFound:
+        return False
+    return True
+
+
+async def choose_containers(node: Node, images: tuple[DiskImage, ...], mapped: Mapping[str, str]) -> dict[str, str]:
+    """Device UUID → storage container here, with room for all. Raises RequestRefused, SpaceShort."""
+    there = {container.uuid: container for container in await node.hypervisor.containers()}
+    names = {container.name: container.uuid for container in there.values()}
+    chosen = {}
+    for image in images:
+        saved = image.container_uuid or ""
+        wanted = mapped.get(saved, mapped.get("*", saved))
+        uuid = wanted if wanted in there else names.get(wanted)
+        if uuid is None:
+            raise RequestRefused(
+                f"There is no storage container {wanted or '(unknown)'} for disk {image.slot}",
+                remedy=f"Choose one with --container: {', '.join(sorted(names)) or 'none is there'}.",
+            )
+        chosen[image.device_uuid] = uuid
+    await _check_room(node, images, chosen)
+    return chosen
+
+
+async def _check_room(node: Node, images: tuple[DiskImage, ...], chosen: Mapping[str, str]) -> None:
+    for uuid in set(chosen.values()):
+        needed = sum(image.size_bytes for image in images if chosen[image.device_uuid] == uuid and image.node_ids)
+        await check_container(node, uuid, needed_bytes=needed)
+
+
+async def _plan_disk(node: Node, request: RestoreDiskRequest, point: RestorePoint) -> Values:
+    """Which image, which slot, which container. Raises UsageError kinds, SlotOccupied, NotFound."""
+    image = image_at(point, request.disk)
+    if image.mode is ReadMode.EXCLUDED:
+        raise UsageError(
+            f"Disk {image.slot} is not in {point.id}: {image.reason}", remedy="Choose another disk or another point."
+        )
+    target = await node.hypervisor.vm(request.vm_uuid)
+    await check_proxy(node, target.cluster_uuid, what=target.name)
+    if target.uuid == node.proxy_uuid:
+        raise RequestRefused(
+            "The target is the Proxy VM itself", remedy="Restore into another VM, or to a file with --file."
+        )
+    if request.slot is not None and Slot.parse(request.slot) not in free_slots(target, first=0):
+        raise SlotOccupied(
+            f"Slot {request.slot} of {target.name} is occupied",
+            remedy=f"Leave --slot out, or choose a free one such as {free_slots(target)[0]}.",
+        )
+    mapped = {"*": request.container_uuid} if request.container_uuid else {}
+    containers = await choose_containers(node, (image,), mapped)
+    plan = FillPlan(0, image.device_uuid, image.size_bytes, containers[image.device_uuid], target.uuid, request.slot)
+    return {"vm": target.name, "disk": dump(plan)}
+
+
+def image_at(point: RestorePoint, disk: str | None) -> DiskImage:
+    """The image of a slot (``scsi.1``), or the only one. Raises UsageError, AmbiguousName."""
+    slots = ", ".join(str(image.slot) for image in point.disks)
+    found = [image for image in point.disks if disk is None or str(image.slot) == disk.lower()]
+    if not found:
+        raise UsageError(f"{point.id} has no disk {disk}", remedy=f"Its disks are: {slots}.")
+    if len(found) > 1:
+        raise AmbiguousName(f"{point.id} has several disks", remedy=f"Name one with --disk: {slots}.")
+    return found[0]
