@@ -218,7 +218,9 @@ def _replay(content: bytearray, runs: bytes | bytearray) -> None:
     while at < len(runs):
         start, last, is_zero = _RUN.unpack_from(runs, at)
         at += _RUN.size
-        length = (last + 1) * ID_BYTES
-        if not is_zero:
-            content[start * ID_BYTES : start * ID_BYTES + length] = view[at : at + length]
+        begin, length = start * ID_BYTES, (last + 1) * ID_BYTES
+        if is_zero:
+            content[begin : begin + length] = bytes(length)
+        else:
+            content[begin : begin + length] = view[at : at + length]
             at += length

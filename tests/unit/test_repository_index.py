@@ -1,0 +1,211 @@
+"""Index objects, and the local cache of them: small in memory, deletable, never wrong."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mover.errors import Damaged
+from mover.model.point import LOST_ID, ZERO_ID
+from mover.repository import layout, segment
+from mover.repository.index import IndexObject, LocalIndex, PlaceState
+from mover.repository.keys import Secrets
+from mover.repository.layout import Cipher
+from mover.repository.pack import Contents
+from mover.repository.segment import Segment, SegmentUnfit
+
+SECRETS = Secrets(b"r" * 16, Cipher.AES_256_GCM, b"k" * 16, b"i" * 32, {b"k" * 16: b"d" * 32})
+
+
+def contents(ids: list[bytes], number: int = 0) -> Contents:
+    table = np.zeros(len(ids), layout.TABLE_ROW_DTYPE)
+    for row, block_id in zip(table, ids, strict=True):
+        row["key"], row["tail"] = int.from_bytes(block_id[:8], "big"), list(block_id[8:])
+    table["stored"], table["plain"] = 100, 1000
+    table["offset"] = 64 + 100 * np.arange(len(ids))
+    return Contents(number.to_bytes(32, "big"), b"k" * 16, 64 + 100 * len(ids) + 80, table)
+
+
+def index_object(packs: list[list[bytes]], name: str = "session", first: int = 1) -> IndexObject:
+    return IndexObject.of(name, 0, [contents(ids, first + number) for number, ids in enumerate(packs)])
+
+
+def some_ids(seed: int, count: int) -> list[bytes]:
+    dice = random.Random(seed)
+    return [dice.randbytes(32) for _ in range(count)]
+
+
+IDS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=30, unique=True)
+
+
+@given(packs=st.lists(IDS, min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_an_index_object_comes_back_as_it_was(packs: list[list[bytes]]):
+    made = index_object(packs)
+    found = IndexObject.open(SECRETS, made.name, b"".join(made.seal(SECRETS)))
+    assert (found.session_id, found.number, found.replaces) == ("session", 0, ())
+    assert (found.rows == made.rows).all()
+    assert (found.packs == made.packs).all()
+    assert (np.diff(found.rows["key"].astype(object)) >= 0).all()
+
+
+def test_each_flipped_byte_of_an_index_object_is_refused():
+    made = index_object([some_ids(1, 3)])
+    stored = b"".join(made.seal(SECRETS))
+    for at in range(len(stored)):
+        broken = bytearray(stored)
+        broken[at] ^= 1 << (at % 8)
+        with pytest.raises(Exception, match=made.name):
+            IndexObject.open(SECRETS, made.name, bytes(broken))
+
+
+def test_a_row_that_names_no_pack_is_refused():
+    made = index_object([some_ids(1, 3)])
+    made.rows["pack"][1] = 7
+    with pytest.raises(Damaged, match="names no pack"):
+        IndexObject.open(SECRETS, made.name, b"".join(made.seal(SECRETS)))
+
+
+@given(objects=st.lists(st.lists(IDS, min_size=1, max_size=3), min_size=1, max_size=9), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_lookups_agree_with_a_plain_dict(objects: list[list[list[bytes]]], seed: int, tmp_path_factory):
+    local, known = LocalIndex(tmp_path_factory.mktemp("index")), {}
+    for number, packs in enumerate(objects):
+        local.add([index_object(packs, f"s{number}", first=number * 10 + 1).part()])
+        for ids in packs:
+            for at, block_id in enumerate(ids):
+                known.setdefault(block_id, set()).add(64 + 100 * at)
+    strangers = [block_id for block_id in some_ids(seed, 20) if block_id not in known]
+    assert all(local.has(block_id, frozenset()) for block_id in known)
+    assert not any(local.has(block_id, frozenset()) for block_id in strangers)
+    asked = [*known, *strangers]
+    places = local.view().locate(b"".join(asked))
+    for block_id, state, offset in zip(asked, places.state, places.offset_bytes, strict=True):
+        if block_id in (ZERO_ID, LOST_ID):
+            continue
+        assert (state == PlaceState.STORED) == (block_id in known)
+        assert block_id not in known or offset in known[block_id]
+
+
+def test_ids_that_share_their_first_bytes_are_told_apart(tmp_path: Path):
+    twins = [b"12345678" + bytes([number]) * 24 for number in range(1, 40)]
+    local = LocalIndex(tmp_path)
+    local.add([index_object([twins[:20]]).part()])
+    assert all(local.has(block_id, frozenset()) for block_id in twins[:20])
+    assert not any(local.has(block_id, frozenset()) for block_id in twins[20:])
+    places = local.view().locate(b"".join(twins))
+    assert [int(state) for state in places.state] == [PlaceState.STORED] * 20 + [PlaceState.MISSING] * 19
+    assert places.offset_bytes[:20].tolist() == [64 + 100 * at for at in range(20)]
+
+
+def test_zero_and_lost_ids_are_said_to_be_so(tmp_path: Path):
+    places = LocalIndex(tmp_path).view().locate(ZERO_ID + LOST_ID + b"x" * 32)
+    assert [int(state) for state in places.state] == [PlaceState.ZERO, PlaceState.LOST, PlaceState.MISSING]
+    assert places.pack_no.tolist() == [-1, -1, -1]
+
+
+def test_a_tombstoned_pack_is_invisible_to_writers_and_serves_readers(tmp_path: Path):
+    first, second = some_ids(1, 5), some_ids(2, 5)
+    local = LocalIndex(tmp_path)
+    local.add([index_object([first, second]).part()])
+    dead = frozenset([(1).to_bytes(32, "big")])
+    assert not any(local.has(block_id, dead) for block_id in first)
+    assert all(local.has(block_id, dead) for block_id in second)
+    assert (local.view().locate(b"".join(first)).state == PlaceState.STORED).all()
+
+
+def test_a_second_copy_serves_when_the_first_pack_is_tombstoned(tmp_path: Path):
+    ids = some_ids(1, 5)
+    local = LocalIndex(tmp_path)
+    local.add([index_object([ids, ids]).part()])
+    assert all(local.has(block_id, frozenset([(1).to_bytes(32, "big")])) for block_id in ids)
+    both = frozenset([(1).to_bytes(32, "big"), (2).to_bytes(32, "big")])
+    assert not any(local.has(block_id, both) for block_id in ids)
+
+
+def test_rows_of_an_index_object_that_is_gone_are_not_found(tmp_path: Path):
+    first, second = some_ids(1, 5), some_ids(2, 5)
+    local = LocalIndex(tmp_path)
+    local.add([index_object([first], "a").part(), index_object([second], "b", first=9).part()])
+    local.forget({layout.index_name("a", 0)})
+    assert not any(local.has(block_id, frozenset()) for block_id in first)
+    assert all(local.has(block_id, frozenset()) for block_id in second)
+    assert (local.view().locate(b"".join(first)).state == PlaceState.MISSING).all()
+    local.forget({layout.index_name("a", 0), layout.index_name("b", 0)})
+    assert local.segments == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_deltas_become_few_segments_and_lose_nothing(tmp_path: Path):
+    local, everything = LocalIndex(tmp_path), []
+    for number in range(40):
+        ids = some_ids(number, 50)
+        everything += ids
+        local.add([index_object([ids], f"s{number}", first=number).part()])
+    assert len(local.segments) < segment.CHUNK_ROWS
+    assert len(local.segments) <= 8
+    assert all(local.has(block_id, frozenset()) for block_id in everything)
+    assert len(list(tmp_path.glob("*.segment"))) == len(local.segments)
+    again = LocalIndex(tmp_path)
+    assert again.sources() == {layout.index_name(f"s{number}", 0) for number in range(40)}
+
+
+def test_a_damaged_segment_is_thrown_away(tmp_path: Path):
+    LocalIndex(tmp_path).add([index_object([some_ids(1, 50)]).part()])
+    (path,) = tmp_path.glob("*.segment")
+    whole = path.read_bytes()
+    for at in [*range(0, 64, 3), *random.Random(1).sample(range(64, len(whole)), 40)]:
+        broken = bytearray(whole)
+        broken[at] ^= 16
+        path.write_bytes(broken)
+        with pytest.raises(SegmentUnfit):
+            Segment(path)
+    path.write_bytes(whole[:-1])
+    assert LocalIndex(tmp_path).segments == ()
+    assert not path.exists()
+
+
+def test_a_segment_that_others_cover_is_removed(tmp_path: Path):
+    local = LocalIndex(tmp_path)
+    local.add([index_object([some_ids(1, 5)], "a").part()])
+    segment.build(tmp_path, [local.segments[0].part(), index_object([some_ids(2, 5)], "b").part()])
+    assert len(LocalIndex(tmp_path).segments) == 1
+    assert len(list(tmp_path.glob("*.segment"))) == 1
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    with pytest.raises(OSError, match="No space"):
+        LocalIndex(tmp_path).add([index_object([some_ids(1, 5)]).part()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_million_records_cost_little_anonymous_memory(tmp_path: Path):
+    rows = 1_000_000
+    raw = np.random.default_rng(1).integers(0, 2**64, (rows, 4), np.uint64)
+    table = np.zeros(rows, segment.ROW_DTYPE)
+    table["tail"] = raw[:, 1:]
+    packs = np.zeros(1000, layout.PACK_ROW_DTYPE)
+    table["pack"] = np.arange(rows) % 1000
+    part = segment.Part(["index/a-00000000"], packs, raw[:, 0], table, np.ones(1000, bool))
+    tracemalloc.start()
+    try:
+        local = LocalIndex(tmp_path)
+        local.add([part])
+        wanted = raw[:1000].copy()
+        wanted[:, 0] = wanted[:, 0].byteswap()
+        assert (local.view().locate(wanted.tobytes()).state == PlaceState.STORED).all()
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 << 20
+    assert peak < 32 << 20
