@@ -207,9 +207,13 @@ class Engine:
     async def let_live(self, args: dict[str, Any]) -> list[str]:
         """args: vm (name), round. Raises UsageError through the administrator's look-up."""
         vm = self.administrator.find_vm(args)
-        paths = [self.bank.path(disk.vmdisk_uuid) for disk in vm.disks if disk.kind == "DISK" and disk.vmdisk_uuid]
+        disks = [
+            (self.bank.path(disk.vmdisk_uuid), disk.content)
+            for disk in vm.disks
+            if disk.kind == "DISK" and disk.vmdisk_uuid
+        ]
         async with self._tasks.turn(vm.uuid):
-            return await self._cluster.blocking(change, paths, self._options.seed, int(args.get("round", 1)))
+            return await self._cluster.blocking(change, disks, self._options.seed, int(args.get("round", 1)))
 
     async def settle(self) -> None:
         """Return when no task is queued or running."""

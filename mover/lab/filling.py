@@ -1,30 +1,77 @@
-"""First content and later changes of disks without a file system: seeded, quick, full of holes."""
+"""First content and daily changes of the guests' disks.
+
+The quick kind (mixed) is made here: seeded bytes, zeroes and holes. Real file systems
+come from ``guests`` and ``living``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from mover.lab.options import DiskSpec
+from mover.lab import guests, living
+from mover.lab.options import DiskSpec, VmSpec
 
 _CHUNK = 1 << 20
 _PIECE = 64 << 10
 
 
+def demo_vms(scale: float = 1.0) -> tuple[VmSpec, ...]:
+    """The three guests of the demo: web01 with a CD-ROM, db01 with a volume group, files01 with two disks."""
+    return tuple(_vm_spec(guest) for guest in guests.demo_guests(scale))
+
+
+def _vm_spec(guest: guests.GuestSpec) -> VmSpec:
+    disks = [
+        DiskSpec.model_validate(
+            {"size_bytes": disk.size_bytes, "content": disk.kind, "content_bytes": disk.content_bytes}
+        )
+        for disk in guest.disks
+    ]
+    if guest.has_cdrom:
+        disks.append(DiskSpec(kind="CDROM"))
+    if guest.has_volume_group:
+        disks.append(DiskSpec(kind="VOLUME_GROUP"))
+    return VmSpec(
+        name=guest.name,
+        description=guest.description,
+        disks=tuple(disks),
+        memory_mib=guest.memory_bytes >> 20,
+        sockets=guest.vcpus,
+        categories={"Backup": ["Gold"]},
+    )
+
+
 def fill(path: Path, spec: DiskSpec, seed: int) -> None:
-    """The first content of a disk."""
+    """The first content of a disk. Raises LabError."""
     if spec.content == "mixed":
         fill_mixed(path, seed)
     elif spec.content == "random":
-        path.write_bytes(_random(str(seed), spec.size_bytes))
+        with open(path, "r+b") as file:
+            for at in range(0, spec.size_bytes, _CHUNK):
+                file.write(_random(f"{seed}/{at}", min(_CHUNK, spec.size_bytes - at)))
+    elif spec.content != "empty":
+        used = spec.content_bytes or spec.size_bytes // 4
+        disk = guests.DiskSpec("scsi.0", spec.content, spec.size_bytes, used)
+        guest = guests.GuestSpec(path.stem, "", (disk,))
+        guests.make(guest, [path], scratch=path.parent / "scratch", seed=seed)
 
 
-def change(paths: list[Path], seed: int, turn: int) -> list[str]:
-    """One ordinary day of a guest with these disks; says in words what changed."""
-    for path in paths:
-        change_mixed(path, seed, turn)
-    return [f"{path.stem}: pieces of 64 KiB" for path in paths]
+def change(disks: Sequence[tuple[Path, str]], seed: int, turn: int) -> list[str]:
+    """One ordinary day of a guest; disks: files and their content. Says in words what changed."""
+    said = []
+    for number, (path, content) in enumerate(disks):
+        if content in ("mixed", "random"):
+            change_mixed(path, seed + number, turn)
+            said.append("pieces of 64 KiB rewritten")
+        else:
+            scratch = path.parent / f"scratch-{path.stem}"
+            scratch.mkdir(exist_ok=True)
+            said += living.live([path], turn, scratch=scratch, seed=seed + number)
+            scratch.rmdir()
+    return said
 
 
 def fill_mixed(path: Path, seed: int) -> None:

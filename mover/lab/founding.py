@@ -153,6 +153,7 @@ class Founder:
             path = self._bank.create(disk.vmdisk_uuid, size)
             self._seed += 1
             if spec.kind == "DISK":
+                disk.content = spec.content
                 self._fill(path, spec, self._seed)
         vm.disks.append(disk)
         return disk

@@ -35,10 +35,9 @@ class Operation:
     @property
     def kind(self) -> str:
         """The v3 kind that errors carry."""
-        collection = self.name.split(".")[1]
-        return {"data": "changed_regions", "idempotence_identifiers": collection}.get(
-            collection, collection.rstrip("s")
-        )
+        collection = self.name.partition(".")[2].partition(".")[0]
+        kinds = {"data": "changed_regions", "idempotence_identifiers": collection, "": "status"}
+        return kinds.get(collection, collection.rstrip("s"))
 
 
 def _v3(name: str, method: str, path: str, table: Any = None, **more: Any) -> Operation:
@@ -112,7 +111,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _v2("volume_groups.get", "GET", "volume_groups/{uuid}"),
 )
 
-UNKNOWN = Operation("unknown", "*", "")
+UNKNOWN = Operation("unknown", "*", "", frozenset())
 """What a call is logged as that matches no operation."""
 
 _ROOTS = (

@@ -31,8 +31,11 @@ class DiskSpec(Spec):
     bus: Literal["SCSI", "IDE", "SATA", "PCI"] = "SCSI"
     index: int | None = None
     """None: the next free one of its bus."""
-    content: Literal["empty", "mixed", "ext4", "xfs", "random"] = "mixed"
-    """mixed: seeded random, zero and unwritten areas. ext4, xfs: a real file system with files."""
+    content: Literal["empty", "mixed", "random", "web", "database", "share", "areas"] = "mixed"
+    """mixed: seeded random, zero and unwritten areas, made in no time. web, database, share: real
+    file systems with files (ext4, XFS, ext4 in a partition). areas: as mixed, larger."""
+    content_bytes: int = 0
+    """How much of the last four is used; 0: a quarter of the size."""
     container: str = "default"
     is_empty: bool = False
     """A CD-ROM drive without a disc."""

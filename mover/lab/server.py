@@ -211,8 +211,9 @@ class Lab:
         self._thread.start()
         try:
             await asyncio.wrap_future(self._ready)
-        except BaseException:
-            await self.stop()
+        except Exception:
+            self._thread.join()
+            self._thread = None
             raise
 
     def _run(self) -> None:

@@ -27,6 +27,8 @@ class DiskRecord(BaseModel):
     volume_group_uuid: str | None = None
     data_source: dict[str, str] | None = None
     is_passthrough: bool = True
+    content: str = ""
+    """What its guest keeps on it, if that is known."""
 
     @property
     def label(self) -> str:
