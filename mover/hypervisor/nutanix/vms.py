@@ -192,7 +192,8 @@ async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
             await wait_for_v2(session, answer, what=f"power VM {vm_uuid} {'on' if on else 'off'}")
         except (Conflict, TaskFailed, RequestRefused) as error:
             failure = error
-        await session.clock.sleep(_FIRST_LOOK_S * 2**attempt)
+        if failure is not None or attempt:
+            await session.clock.sleep(_FIRST_LOOK_S * 2**attempt)
     raise failure or EffectUnknown(
         f"VM {vm_uuid} does not turn {'on' if on else 'off'}, although Prism reports success",
         remedy="Look at the VM in Prism.",
