@@ -7,12 +7,12 @@ does), and every error of obstore leaves as one of ours (``refusals`` tells whic
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar
 
 import obstore
-from blake3 import blake3
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
@@ -167,9 +167,9 @@ class ObjectStore:
             )
         if info.size_bytes != sum(octets(part).nbytes for part in parts):
             raise object_exists(name, self._place)
-        wanted, found = blake3(), blake3()
+        wanted, found = hashlib.sha256(), hashlib.sha256()
         for part in parts:
-            wanted.update(part)
+            wanted.update(octets(part))
         for offset_bytes in range(0, info.size_bytes, _COMPARE_BYTES):
             length_bytes = min(_COMPARE_BYTES, info.size_bytes - offset_bytes)
             found.update(await self.get_range(name, offset_bytes, length_bytes))

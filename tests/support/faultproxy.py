@@ -5,7 +5,8 @@
         ... talk to ("127.0.0.1", proxy.port) ...
 
 A fault is used up by the first request that comes in after it was armed, on whatever
-connection, also one that was kept open. ``sent_up`` and ``sent_down`` count what passed.
+connection, also one that was kept open. ``used`` counts them, ``sent_up`` and
+``sent_down`` the bytes that passed.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ class FaultProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.connections = 0
+        self.used = 0
         self.sent_up = 0
         self.sent_down = 0
+        self._moved = asyncio.Condition()
 
     def arm(self, *faults: Fault) -> None:
         """One request each, in this order."""
@@ -83,8 +86,24 @@ class FaultProxy:
             up_writer.close()
             self._tasks.discard(task)
 
+    async def passed(self, count: int) -> None:
+        """Wait until so many bytes went up in all."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.sent_up >= count)
+
     def next_fault(self) -> Fault | None:
-        return self._armed.popleft() if self._armed else None
+        if not self._armed:
+            return None
+        self.used += 1
+        return self._armed.popleft()
+
+    async def count(self, direction: str, size_bytes: int) -> None:
+        async with self._moved:
+            if direction == "up":
+                self.sent_up += size_bytes
+            else:
+                self.sent_down += size_bytes
+            self._moved.notify_all()
 
 
 class _Link:
@@ -147,10 +166,7 @@ class _Link:
     async def _send(self, direction: str, chunk: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(chunk)
         await writer.drain()
-        if direction == "up":
-            self._proxy.sent_up += len(chunk)
-        else:
-            self._proxy.sent_down += len(chunk)
+        await self._proxy.count(direction, len(chunk))
 
     def _end(self, *, reset: bool) -> None:
         if reset:

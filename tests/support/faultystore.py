@@ -142,7 +142,7 @@ class FaultyStore:
             await effect()
             return
         if plan.how is How.EFFECT_THEN_ERROR:
-            await effect()
+            await _unread(effect)
         if plan.how is How.LATE_EFFECT:
             self._late.append(_Late(_LATE_CALLS, effect))
         await _answer(plan)

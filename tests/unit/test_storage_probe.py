@@ -1,0 +1,184 @@
+"""The probe finds each way in which a store can break its promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import pytest
+
+from mover.clock import FakeClock
+from mover.errors import ObjectExists, StorageError, StoreDenied, StoreFull, StoreUnfit
+from mover.storage.memory import MemoryStore
+from mover.storage.probe import probe
+from mover.storage.protocol import Bytes, ObjectInfo, Store
+from tests.support.faultystore import FaultyStore, How
+
+
+class Overwriting(MemoryStore):
+    """Takes every create."""
+
+    async def create(self, name: str, parts: Sequence[Bytes]) -> None:
+        await self.replace(name, parts)
+
+
+class Racing(MemoryStore):
+    """Refuses a second create, but not one that comes close behind the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = ""
+
+    async def create(self, name: str, parts: Sequence[Bytes]) -> None:
+        if name == self._last and name.endswith("race"):
+            return
+        self._last = name
+        await super().create(name, parts)
+
+
+class Forgetful(MemoryStore):
+    async def create(self, name: str, parts: Sequence[Bytes]) -> None:
+        return
+
+
+class Mangling(MemoryStore):
+    async def get(self, name: str) -> bytes:
+        return (await super().get(name))[::-1]
+
+
+class WholeForRange(MemoryStore):
+    """Ignores the range, as some gateways do."""
+
+    async def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> Bytes:
+        return await self.get(name)
+
+
+class NoRange(MemoryStore):
+    async def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> Bytes:
+        raise StorageError("no ranges here", remedy="none")
+
+
+class Blind(MemoryStore):
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        for info in ():
+            yield info
+
+
+class Undying(MemoryStore):
+    async def delete(self, name: str) -> None:
+        return
+
+
+class Frozen(MemoryStore):
+    """Does not rewrite."""
+
+    async def replace(self, name: str, parts: Sequence[Bytes]) -> None:
+        if await self.info(name) is None:
+            await super().replace(name, parts)
+
+
+class Suspicious(MemoryStore):
+    """Takes its own repeated put for a conflict."""
+
+    async def create(self, name: str, parts: Sequence[Bytes]) -> None:
+        if await self.info(name) is not None:
+            raise ObjectExists("it is there", remedy="none")
+        await super().create(name, parts)
+
+
+class Late(MemoryStore):
+    """Lists what is older than three seconds."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self._now = clock.now
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        async for info in super().list(prefix):
+            if self._now() - info.modified_at > 3:
+                yield info
+
+
+async def left(store: Store) -> list[str]:
+    return [info.name async for info in MemoryStore.list(store, "")]  # type: ignore[arg-type]  # past what it hides
+
+
+async def test_an_honest_store_is_fit_and_clean_afterwards() -> None:
+    store = MemoryStore(FakeClock())
+    traits = await probe(store, FakeClock())
+    assert traits.has_create_only
+    assert traits.list_lag_s == 0
+    assert await left(store) == []
+
+
+@pytest.mark.parametrize("kind", [Overwriting, Racing])
+async def test_a_careless_store_is_told_as_the_weaker_mode(kind: type[MemoryStore]) -> None:
+    store = kind()
+    traits = await probe(store, FakeClock())
+    assert not traits.has_create_only
+    assert not store.traits.has_create_only
+    assert await left(store) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Forgetful, "does not give back a new object"),
+        (Mangling, "gives other bytes for a new object"),
+        (WholeForRange, "other bytes than the range"),
+        (NoRange, "cannot read a part"),
+        (Blind, "does not list"),
+        (Frozen, "other bytes for a rewritten object"),
+        (Suspicious, "cannot tell a repeated put"),
+    ],
+)
+async def test_a_store_that_breaks_a_promise_is_unfit(kind: type[MemoryStore], said: str) -> None:
+    store = kind()
+    with pytest.raises(StoreUnfit, match=said) as error:
+        await probe(store, FakeClock())
+    assert "another store" in error.value.remedy
+    assert await left(store) == []
+
+
+async def test_a_store_that_keeps_what_is_deleted_is_unfit() -> None:
+    with pytest.raises(StoreUnfit, match="keeps an object after its delete"):
+        await probe(Undying(), FakeClock())
+
+
+async def test_the_lag_of_a_listing_is_measured_with_a_margin() -> None:
+    clock = FakeClock()
+    traits = await probe(Late(clock), clock)
+    assert 6 <= traits.list_lag_s < 10
+
+
+@pytest.mark.parametrize("kind", [StoreDenied, StoreFull])
+async def test_what_is_not_possible_at_all_keeps_its_own_error(kind: type[StorageError]) -> None:
+    store = FaultyStore(MemoryStore())
+    store.fail(1, How.ERROR, verb="create", error=kind("no", remedy="none"))
+    before = store.traits
+    with pytest.raises(kind):
+        await probe(store, FakeClock())
+    assert store.traits == before
+
+
+async def test_leftovers_of_a_killed_probe_go_with_the_next() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock)
+    await store.create("probe/old/one", [b"x"])
+    await clock.sleep(4000)
+    await store.create("probe/new/one", [b"x"])
+    await probe(store, clock)
+    assert await left(store) == ["probe/new/one"]
+
+
+async def test_each_call_of_a_probe_may_fail_and_nothing_stays() -> None:
+    healthy = FaultyStore(MemoryStore())
+    await probe(healthy, FakeClock())
+    for nth in range(1, len(healthy.calls) + 1):
+        store = FaultyStore(MemoryStore())
+        store.fail(nth, How.EFFECT_THEN_ERROR, error=StoreDenied("no", remedy="none"))
+        with suppress(StoreDenied):  # a listing that has shown enough is not read to its bad end
+            await probe(store, FakeClock())
+        assert len(store.failed) == 1
+        deletes_failed = store.failed[0].startswith("delete")
+        assert await left(store.inner) == [] or deletes_failed
