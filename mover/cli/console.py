@@ -27,11 +27,13 @@ class Console:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
+        self._has_answered = False
         self.out = RichConsole(highlight=False, soft_wrap=not sys.stdout.isatty(), width=_width(sys.stdout))
         self.err = RichConsole(highlight=False, stderr=True, width=_width(sys.stderr))
 
     def answer(self, value: Any, *shown: RenderableType | Callable[[], RenderableType]) -> None:
         """Print ``value`` as JSON, or for people what stands after it."""
+        self._has_answered = True
         if self.as_json:
             sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
             return
@@ -44,8 +46,10 @@ class Console:
             self.err.print(Text(text, style))
 
     def fail(self, error: MoverError) -> None:
-        """What happened, to what, why, and what to do."""
+        """What happened, to what, why, and what to do. After a JSON answer nothing: it names its failures itself."""
         if self.as_json:
+            if self._has_answered:
+                return
             sys.stdout.write(orjson.dumps({"error": error.as_dict()}, option=orjson.OPT_INDENT_2, default=str).decode())
             sys.stdout.write("\n")
             return

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 import uvloop
@@ -18,18 +18,6 @@ from mover.cli.console import INTERNAL_EXIT, INTERRUPTED_EXIT, Console, first_er
 from mover.config import Settings
 from mover.errors import MoverError, UsageError
 from mover.settings import load
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", envvar="MOVER_CONFIG", help="Settings file. Default: ./mover.yaml, /etc/mover/mover.yaml."
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Any setting, e.g. -s data.level=3. Repeatable."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
 
 DEFAULT_FILES = (Path("mover.yaml"), Path("/etc/mover/mover.yaml"))
 

@@ -1,0 +1,209 @@
+"""Assembly: settings become the concrete parts of one node. The only module that names them.
+
+Each function is a context: what it opens it closes, in reverse order, also on errors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mover.catalog.ledger import Ledger
+from mover.clock import Clock, SystemClock
+from mover.config import Settings
+from mover.device import guard
+from mover.device.locate import Locator, census
+from mover.device.proof import Census
+from mover.device.smbios import own_identity
+from mover.errors import ConfigError
+from mover.hypervisor.nutanix.ahv import Ahv, connect
+from mover.jobs.book import JobBook
+from mover.jobs.engine import Engine
+from mover.jobs.lock import executor_lock
+from mover.jobs.steps import Operation, Steps, Values
+from mover.model.machine import Vm
+from mover.operations.backup import backup_vm
+from mover.operations.names import install_id
+from mover.operations.node import Lanes, Node
+from mover.operations.progress import ProgressSink, ignore_progress
+from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
+from mover.operations.restore import restore_disk_into, restore_vm
+from mover.pipeline.flow import Budget
+from mover.pipeline.workers import Workers
+from mover.repository.repository import Repository
+from mover.storage.protocol import Store
+from mover.storage.stack import open_store
+
+OPERATIONS: Mapping[str, Callable[[Node, Mapping[str, Any], Steps], Awaitable[Values]]] = {
+    BACKUP: backup_vm,
+    RESTORE: restore_vm,
+    RESTORE_DISK: restore_disk_into,
+}
+
+
+class NodeDevices(Locator):
+    """The locator of this node, which can also count what is there."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        super().__init__(settings.node, clock)
+        self._device_root = settings.node.device_root
+
+    def census(self) -> Census:
+        return census(self._device_root)
+
+
+@asynccontextmanager
+async def prism(settings: Settings, clock: Clock) -> AsyncIterator[Ahv]:
+    """A logged-in Prism. Raises ConfigError where settings are missing."""
+    for name in ("url", "username"):
+        if not getattr(settings.prism, name):
+            raise ConfigError(
+                f"prism.{name} is not set", remedy=f"Write it to mover.yaml, or set MOVER_PRISM__{name.upper()}."
+            )
+    hypervisor = await connect(settings.prism, clock=clock, state_dir=settings.state_dir)
+    try:
+        yield hypervisor
+    finally:
+        await hypervisor.close()
+
+
+@asynccontextmanager
+async def store(settings: Settings, clock: Clock, *, create: bool = False) -> AsyncIterator[Store]:
+    """The repository's store, whether it holds a repository or not."""
+    if not settings.repository.url:
+        raise ConfigError(
+            "repository.url is not set",
+            remedy="Write a folder or s3://bucket/prefix to mover.yaml, or use --repository.",
+        )
+    opened = await open_store(settings.repository.url, settings.repository.store, clock=clock, create=create)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
+async def repository(settings: Settings, clock: Clock, budget: Budget | None = None) -> AsyncIterator[Repository]:
+    """The repository, opened with the passphrase of the settings; packs are paid from the budget."""
+    wanted = settings.repository
+    budget = budget or make_budget(settings)
+    async with store(settings, clock) as opened:
+        found = await Repository.open(
+            opened,
+            passphrase=wanted.passphrase.get_secret_value() or None,
+            cache_dir=wanted.cache_dir or settings.state_dir / "cache",
+            clock=clock,
+            pack_bytes=wanted.pack_size,
+            uploads=wanted.uploads,
+            paranoid=wanted.paranoid,
+            level=settings.data.level,
+            heartbeat_s=wanted.heartbeat,
+            reserve=budget.reserve_pack,
+            release=budget.release_pack,
+        )
+        try:
+            yield found
+        finally:
+            await found.close()
+
+
+def make_budget(settings: Settings) -> Budget:
+    """The bound of memory of this process."""
+    return Budget(settings.data.budget)
+
+
+async def proxy_of(hypervisor: Ahv, settings: Settings) -> Vm:
+    """Our own VM: by the setting, else by SMBIOS UUID and MAC addresses. Raises ProxyUnfit."""
+    if settings.node.proxy_uuid:
+        return await hypervisor.vm(settings.node.proxy_uuid.lower())
+    uuid, macs = own_identity(settings.node.device_root)
+    return await hypervisor.find_proxy(uuid, macs)
+
+
+def inspect_guard(settings: Settings) -> list[guard.GuardFinding]:
+    """What on this node would touch an attached disk."""
+    root = settings.node.device_root
+    return guard.inspect_node(root, guard.runner(root))
+
+
+@asynccontextmanager
+async def node(
+    settings: Settings,
+    *,
+    book: JobBook,
+    progress: ProgressSink = ignore_progress,
+    clock: Clock | None = None,
+) -> AsyncIterator[Node]:
+    """Everything that a backup or restore to a cluster needs."""
+    clock = clock or SystemClock()
+    if settings.node.check_guard:
+        guard.require_safe(inspect_guard(settings))
+    async with AsyncExitStack() as stack:
+        hypervisor = await stack.enter_async_context(prism(settings, clock))
+        budget = make_budget(settings)
+        opened = await stack.enter_async_context(repository(settings, clock, budget))
+        ledger = await Ledger.open(settings.state_dir / "catalog.sqlite", clock=clock)
+        stack.push_async_callback(ledger.close)
+        workers = stack.enter_context(Workers(settings.data, budget))
+        devices = NodeDevices(settings, clock)
+        stack.callback(devices.close)
+        yield Node(
+            settings=settings,
+            clock=clock,
+            hypervisor=hypervisor,
+            repository=opened,
+            workers=workers,
+            ledger=ledger,
+            devices=devices,
+            proxy_uuid=(await proxy_of(hypervisor, settings)).uuid,
+            install=install_id(settings.state_dir),
+            lanes=Lanes(settings.limits),
+            active_jobs=book.active,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """The parts of a process that runs jobs."""
+
+    node: Node
+    book: JobBook
+    engine: Engine
+
+
+@asynccontextmanager
+async def job_book(settings: Settings, clock: Clock) -> AsyncIterator[JobBook]:
+    """Order and watch jobs; needs no executor."""
+    book = JobBook(settings.state_dir, clock=clock)
+    try:
+        yield book
+    finally:
+        await book.close()
+
+
+@asynccontextmanager
+async def executor(
+    settings: Settings, *, progress: ProgressSink = ignore_progress, clock: Clock | None = None
+) -> AsyncIterator[Executor]:
+    """Be the executor of the state folder for the length of the block. Raises StateFolderBusy."""
+    clock = clock or SystemClock()
+    with executor_lock(settings.state_dir):
+        async with (
+            job_book(settings, clock) as book,
+            node(settings, book=book, progress=progress, clock=clock) as ready,
+        ):
+            operations: dict[str, Operation] = {
+                name: functools.partial(operation, ready) for name, operation in OPERATIONS.items()
+            }
+            async with Engine.running(
+                settings.state_dir,
+                operations,
+                node_name=settings.node.name,
+                side_by_side=settings.limits.vms,
+                clock=clock,
+            ) as engine:
+                yield Executor(ready, book, engine)

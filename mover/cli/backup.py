@@ -1,0 +1,29 @@
+"""``backup``: choose VMs, order one job each, show what came of it."""
+
+from __future__ import annotations
+
+from mover.cli.ordering import Order, order_and_wait, raise_failures
+from mover.cli.run import Session
+from mover.cli.tables import backup_notes, disks_table
+from mover.clock import SystemClock
+from mover.hypervisor.protocol import Hypervisor
+from mover.operations.request import BACKUP, BackupRequest
+from mover.operations.select import select_vms
+
+
+async def backup(session: Session, words: list[str], *, full: bool, exclude: tuple[str, ...]) -> None:
+    """Back up what the words name; the error of each VM that failed is raised at the end."""
+    clock, settings = SystemClock(), session.settings.backup
+
+    async def choose(hypervisor: Hypervisor, proxy_uuid: str) -> list[Order]:
+        inventory = await hypervisor.inventory()
+        chosen = select_vms(inventory.vms, words, proxy_uuid=proxy_uuid)
+        requests = [BackupRequest.of(vm, settings, clock, full=full, exclude=exclude) for vm in chosen]
+        return [(BACKUP, request.values()) for request in requests]
+
+    jobs = await order_and_wait(session, choose)
+    reports = [job.result for job in jobs if job.result is not None and job.error is None]
+    if reports:
+        failures = [{"job": job.id, **job.error.as_dict()} for job in jobs if job.error]
+        session.console.answer({"points": reports, "failures": failures}, disks_table(reports), backup_notes(reports))
+    raise_failures(jobs)

@@ -1,0 +1,171 @@
+"""Answers as tables that fit 80 columns. Pure: values in, renderables out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mover.clock import iso
+from mover.jobs.book import Job
+from mover.model.machine import DiskKind, Inventory, Vm
+from mover.units import MIB, format_duration, format_rate, format_size
+
+Values = Mapping[str, Any]
+SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
+
+
+def grid(*columns: str, right: Iterable[str] = ()) -> Table:
+    """A table without lines; ``right`` names columns of numbers."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    numbers = set(right)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def disks_table(reports: Sequence[Values]) -> Table:
+    """What a backup did, a row per disk."""
+    names = ("VM", "disk", "size", "read", "new", "stored", "time", "rate", "changed")
+    table = grid(*names, right=names[2:])
+    for report in reports:
+        for disk in report["disks"]:
+            table.add_row(
+                report["vm"],
+                disk["disk"],
+                format_size(disk["size_bytes"]),
+                *(format_size(disk[key]) for key in ("bytes_read", "bytes_new", "bytes_stored")),
+                format_duration(sum(disk["seconds"].values())),
+                format_rate(disk["rate"]) if disk["rate"] else "",
+                f"{disk['changed_ratio']:.1%}",
+            )
+    return table
+
+
+def backup_notes(reports: Sequence[Values]) -> Text:
+    """Point ids, how each disk was read and why, and what is missing from the points."""
+    text = Text()
+    for report in reports:
+        text.append(f"{report['vm']}  point {report['point']}  {report['consistency']}-consistent\n")
+        for disk in report["disks"]:
+            text.append(f"  {disk['disk']}  {disk['mode']}: {disk['reason']}\n", "dim")
+        for warning in report["warnings"]:
+            text.append(f"  warning: {warning}\n", "yellow")
+    text.rstrip()
+    return text
+
+
+def points_table(points: Sequence[Values]) -> Table:
+    table = grid("point", "VM", "frozen", "size", "read", "stored", "how", right=("size", "read", "stored"))
+    for point in points:
+        marks = " base" if point["is_base"] else ""
+        table.add_row(
+            point["point"][:8],
+            point["vm"],
+            point["frozen_at"].replace("T", " ").rstrip("Z"),
+            *(format_size(point[key]) for key in ("size_bytes", "bytes_read", "bytes_stored")),
+            {"incremental": "incr", "full": "full"}.get(point["mode"], point["mode"]) + marks,
+        )
+    return table
+
+
+def vms_table(inventory: Inventory, *, proxy_uuid: str | None) -> Table:
+    hosts = {host.uuid: host.name for host in inventory.hosts}
+    table = grid("VM", "power", "host", "disks", "size", "notes", right=("disks", "size"))
+    for vm in sorted(inventory.vms, key=lambda vm: vm.name):
+        disks = vm.data_disks()
+        table.add_row(
+            vm.name,
+            "on" if vm.is_on else "off",
+            hosts.get(vm.host_uuid or "", ""),
+            str(len(disks)),
+            format_size(sum(disk.size_bytes for disk in disks)),
+            ", ".join(vm_notes(vm, proxy_uuid=proxy_uuid)),
+        )
+    return table
+
+
+def vm_notes(vm: Vm, *, proxy_uuid: str | None) -> list[str]:
+    """What an operator should know of a VM before it is backed up."""
+    groups = sum(disk.kind is DiskKind.VOLUME_GROUP for disk in vm.disks)
+    notes = [
+        "Proxy VM" if vm.uuid == proxy_uuid else "",
+        f"{groups} volume group{'s' if groups > 1 else ''}" if groups else "",
+        "UEFI" if vm.boot_type != "legacy" else "",
+        "vTPM" if vm.has_vtpm else "",
+        "also protected elsewhere" if vm.is_protected_elsewhere else "",
+        "not to be backed up" if vm.refusal else "",
+    ]
+    return [note for note in notes if note]
+
+
+def places_table(inventory: Inventory) -> Table:
+    """Clusters, hosts, containers, networks in one list."""
+    table = grid("kind", "name", "UUID", "about")
+    for cluster in inventory.clusters:
+        table.add_row("cluster", cluster.name, cluster.uuid, f"AOS {cluster.version}")
+    for host in inventory.hosts:
+        table.add_row("host", host.name, host.uuid, host.address or "")
+    for container in inventory.containers:
+        table.add_row("container", container.name, container.uuid, f"{format_size(container.free_bytes)} free")
+    for network in inventory.networks:
+        table.add_row("network", network.name, network.uuid, f"VLAN {network.vlan_id}" if network.vlan_id else "")
+    return table
+
+
+def checks_table(lines: Sequence[Values]) -> Table:
+    """Lines of a preflight: state, subject, what; the remedy below."""
+    table = grid("", "check", "")
+    for line in lines:
+        sign, style = SIGNS[line["state"]]
+        what = Text(line["what"])
+        if line["remedy"]:
+            what.append(f"\n→ {line['remedy']}", "bold")
+        table.add_row(Text(sign, style), line["subject"], what)
+    return table
+
+
+def orphans_table(actions: Sequence[Values]) -> Table:
+    table = grid("action", "object", "job", "why")
+    for action in actions:
+        why = Text(action["reason"])
+        if action["error"]:
+            why.append(f"\nfailed: {action['error']['message']}", "red")
+        table.add_row(action["action"], action["identity"] or "-", action["job"][:8], why)
+    return table
+
+
+def jobs_table(jobs: Sequence[Job]) -> Table:
+    table = grid("job", "operation", "of", "state", "since", "error")
+    for job in jobs:
+        of = job.request.get("vm_name") or job.request.get("name") or job.request.get("point_id", "")[:8]
+        since = iso(job.changed_at).replace("T", " ").rstrip("Z")
+        table.add_row(job.id, job.operation, of, str(job.state), since, job.error.code if job.error else "")
+    return table
+
+
+_PREPARING = ("ask", "attach", "find", "plan")
+_COPYING = ("copy", "copy_again")
+
+
+def demo_table(rows: Sequence[Values]) -> Table:
+    """A row per disk and run: sizes in MiB, seconds before, during and after the copy."""
+    names = ("VM", "disk", "how", "MiB", "read", "new", "stored", "prep", "copy", "end", "MB/s", "chg", "verified")
+    table = grid(*names, right=names[3:12])
+    for row in rows:
+        seconds = row["seconds"]
+        before = sum(seconds.get(phase, 0.0) for phase in _PREPARING)
+        during = sum(seconds.get(phase, 0.0) for phase in _COPYING)
+        table.add_row(
+            row["vm"],
+            row["disk"],
+            "incr" if row["mode"] == "incremental" else row["mode"],
+            *(f"{row[key] / MIB:.0f}" for key in ("size_bytes", "bytes_read", "bytes_new", "bytes_stored")),
+            *(f"{value:.1f}" for value in (before, during, sum(seconds.values()) - before - during)),
+            f"{row['rate'] / 1e6:.0f}",
+            f"{row['changed_ratio']:.0%}",
+            Text("yes", "green") if row["verified"] else Text("NO", "bold red"),
+        )
+    return table
