@@ -23,7 +23,8 @@ TEMPORARY = ".part-"
 _PARTS_A_CALL = 1024
 _UNCACHE_BYTES = MIB
 _RENAME_NOREPLACE = 1
-_NO_SUCH_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_NO_SUCH_CALL = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_NO_LINKS = _NO_SUCH_CALL | {errno.EPERM}
 
 
 class Publish(enum.Enum):
@@ -89,7 +90,7 @@ def publish(temporary: str, path: str, how: Publish, *, root_fd: int) -> Publish
         try:
             os.link(temporary, path, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NO_SUCH_CALL:
+            if error.errno not in _NO_LINKS:
                 raise
             how = Publish.RENAME_NOREPLACE
         else:
@@ -139,9 +140,16 @@ def _make_one(folder: str, *, root_fd: int) -> None:
 
 
 def sync_folder(folder: str, *, root_fd: int) -> None:
-    """Names that came or went in the folder are durable on return."""
+    """Names that came or went in the folder are durable on return.
+
+    Some network file systems have no such call (SMB, some FUSE): names are theirs to keep there.
+    """
     with opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY, root_fd=root_fd) as descriptor:
-        os.fsync(descriptor)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_SUCH_CALL:
+                raise
 
 
 def sweep(folder: str, older_than: float, *, root_fd: int) -> int:

@@ -29,10 +29,11 @@ _PAGE = 1000
 class LocalStore:
     """See ``protocol.Store``. The folder must exist: StoreUnreachable otherwise.
 
-    threads: blocking calls in flight; 8 = two packs going up, four ranged gets, two small ones.
+    threads: blocking calls in flight, made when needed; as many as ``limits`` lets through,
+    so that a heartbeat never queues behind packs.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 8) -> None:
+    def __init__(self, folder: Path, *, threads: int = 32) -> None:
         self.path = folder.absolute()
         self._traits = StoreTraits(has_create_only=True, list_lag_s=0.0, description=f"folder {self.path}")
         try:

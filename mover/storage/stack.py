@@ -27,6 +27,7 @@ from mover.storage.objects import ObjectStore
 from mover.storage.problems import store_error
 from mover.storage.protocol import Store, StoreTraits
 from mover.storage.retry import Patience, RetryingStore
+from mover.storage.threads import StoreThreads
 
 if TYPE_CHECKING:  # obstore has these for the type checker only
     from obstore.store import S3Config
@@ -60,12 +61,15 @@ def stacked(
 
 
 async def _open_folder(path: Path, clock: Clock, *, create: bool) -> LocalStore:
-    if create:
-        try:
-            make_root(path)
-        except OSError as error:
-            raise store_error(error, folder=path, doing="Making the folder") from error
-    store = LocalStore(path)
+    threads = StoreThreads(1, "open")
+    try:
+        if create:
+            await threads.run(lambda _: make_root(path))
+        store = await threads.run(lambda _: LocalStore(path))
+    except OSError as error:
+        raise store_error(error, folder=path, doing="making the folder") from error
+    finally:
+        await threads.close()
     await store.sweep_stale(clock.now())
     return store
 

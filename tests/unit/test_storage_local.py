@@ -158,6 +158,22 @@ async def test_without_either_it_looks_first_and_says_so(store: LocalStore, monk
     assert not store.traits.has_create_only
 
 
+async def test_a_file_system_that_cannot_sync_folders_is_taken_as_it_is(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(number: int) -> Any:
+        def fsync(descriptor: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    await store.create("points/p", [b"x"])
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(StoreUnreachable):
+        await store.create("points/q", [b"x"])
+
+
 def test_rename_noreplace_is_the_kernels_own(tmp_path: Path) -> None:
     root_fd = os.open(tmp_path, os.O_RDONLY)
     (tmp_path / "a").write_bytes(b"a")

@@ -195,6 +195,17 @@ class TestOpening:
         assert [info.name async for info in one.list("")] == []
 
 
+@pytest.mark.long
+async def test_a_listing_of_many_pages_is_whole_and_ordered(seaweed: Seaweed) -> None:
+    store = await open_store(place(), seaweed.options(), clock=SystemClock())
+    wanted = [f"packs/{number % 256:02x}/{number:05x}" for number in range(2300)]
+    await asyncio.gather(*(store.create(name, [b"x"]) for name in wanted))
+    assert [info.name async for info in store.list("packs/")] == sorted(wanted)
+    assert [info.name async for info in store.list("packs/0a/00")] == sorted(
+        name for name in wanted if name.startswith("packs/0a/00")
+    )
+
+
 class TestCareless:
     async def test_a_store_known_as_careless_looks_before_it_puts(self, seaweed: Seaweed) -> None:
         store = await open_store(place(), seaweed.options(create_only="false"), clock=FakeClock())
