@@ -61,6 +61,17 @@ class Lanes:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingNode:
+    """What needs no cluster: verify, restore to a file."""
+
+    settings: Settings
+    clock: Clock
+    repository: Repository
+    workers: Workers
+    progress: ProgressSink = ignore_progress
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """All that a backup or a restore to a cluster needs."""
 

@@ -1,0 +1,207 @@
+"""``mover check``: what must be right before a backup, a line each: ok, note or problem with its remedy.
+
+A line that fails does not keep the others from being looked at, unless they stand on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from mover.clock import Clock
+from mover.config import Settings
+from mover.errors import MoverError
+from mover.hypervisor.protocol import About, Hypervisor
+from mover.model.machine import Vm
+from mover.operations.attach import free_slots
+from mover.operations.ports import Repository
+from mover.storage.protocol import Store, StoreTraits
+from mover.units import format_size
+
+_CLOCK_NOTE_S, _CLOCK_PROBLEM_S = 5.0, 300.0
+"""Beyond the first, logs are hard to compare; beyond the second, expiries of snapshots are wrong."""
+
+State = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the check."""
+
+    subject: str
+    state: State
+    what: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+class Finding(Protocol):
+    """A line of the device guard."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def state(self) -> State: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def remedy(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightPorts:
+    """How each part is reached; all may raise MoverError, which becomes a line."""
+
+    settings: Settings
+    clock: Clock
+    prism: Callable[[], AbstractAsyncContextManager[Hypervisor]]
+    proxy: Callable[[Hypervisor], Awaitable[Vm]]
+    guard: Callable[[], Sequence[Finding]]
+    store: Callable[[], AbstractAsyncContextManager[Store]]
+    probe: Callable[[Store, Clock], Awaitable[StoreTraits]]
+    repository: Callable[[], AbstractAsyncContextManager[Repository]]
+
+
+async def preflight(ports: PreflightPorts) -> list[Line]:
+    """All lines, in the order in which a backup needs them."""
+    lines = [_state_folder(ports.settings)]
+    lines += await _prism(ports)
+    lines += _guard(ports)
+    lines += await _store(ports)
+    return lines
+
+
+def _state_folder(settings: Settings) -> Line:
+    folder = settings.state_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        trial = folder / ".check"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        remedy = "Set state_dir (or MOVER_STATE_DIR) to a folder that this user may write."
+        return Line("state folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
+    return Line("state folder", "ok", str(folder))
+
+
+async def _prism(ports: PreflightPorts) -> list[Line]:
+    lines: list[Line] = []
+    try:
+        async with ports.prism() as hypervisor:
+            about = await hypervisor.about()
+            what = f"{about.kind} {about.version}, cluster {about.cluster.name}, user {about.user}"
+            lines.append(Line("Prism", "ok", what))
+            lines += [_tls(ports.settings), _rights(about), _clock(about)]
+            lines += await _proxy(ports, hypervisor, about)
+            lines += await _containers(ports, hypervisor)
+    except MoverError as error:
+        lines.append(_problem("Prism", error))
+    return lines
+
+
+def _tls(settings: Settings) -> Line:
+    prism = settings.prism
+    if prism.verify != "yes":
+        remedy = "Set prism.fingerprint or prism.ca_file, and prism.verify to yes."
+        return Line("TLS", "note", "certificates are not checked: the password can be stolen on the way", remedy)
+    how = "pinned fingerprint" if prism.fingerprint else "CA file" if prism.ca_file else "system's CAs"
+    return Line("TLS", "ok", f"certificate checked by {how}")
+
+
+def _rights(about: About) -> Line:
+    if about.is_admin:
+        return Line("rights", "ok", f"{about.user} may snapshot, attach and create")
+    remedy = "Give the user the role Cluster Admin (on the Element too, where a Central stands before it)."
+    return Line("rights", "problem", f"{about.user} may only look", remedy)
+
+
+def _clock(about: About) -> Line:
+    off = about.clock_offset_s
+    what = f"Prism's clock is {abs(off):.1f} s {'ahead of' if off > 0 else 'behind'} ours"
+    state: State = "ok" if abs(off) <= _CLOCK_NOTE_S else "note" if abs(off) <= _CLOCK_PROBLEM_S else "problem"
+    return Line("clock", state, what, "" if state == "ok" else "Run an NTP client here and on the cluster.")
+
+
+async def _proxy(ports: PreflightPorts, hypervisor: Hypervisor, about: About) -> list[Line]:
+    try:
+        vm = await ports.proxy(hypervisor)
+    except MoverError as error:
+        return [_problem("own VM", error)]
+    if vm.cluster_uuid != about.cluster.uuid:
+        remedy = "Run mover in a VM of the cluster that it backs up, or correct node.proxy_uuid."
+        return [Line("own VM", "problem", f"{vm.name} is in another cluster than {about.cluster.name}", remedy)]
+    if not vm.is_on:
+        remedy = "Correct node.proxy_uuid: the VM that this runs in cannot be off."
+        return [Line("own VM", "problem", f"{vm.name} is powered off", remedy)]
+    return [Line("own VM", "ok", f"{vm.name} ({vm.uuid})"), _slots(ports.settings, vm)]
+
+
+def _slots(settings: Settings, vm: Vm) -> Line:
+    free = len(free_slots(vm, first=settings.node.first_slot))
+    what = f"{free} free SCSI slots from {settings.node.first_slot} on"
+    if free == 0:
+        return Line("SCSI slots", "problem", what, "Detach disks that are not needed; see: mover orphans")
+    if free < settings.limits.attached:
+        remedy = "Fewer disks go side by side; free slots, or lower limits.attached."
+        return Line("SCSI slots", "note", f"{what}, limits.attached is {settings.limits.attached}", remedy)
+    return Line("SCSI slots", "ok", what)
+
+
+async def _containers(ports: PreflightPorts, hypervisor: Hypervisor) -> list[Line]:
+    keep = ports.settings.limits.container_free
+    lines = []
+    for container in await hypervisor.containers():
+        what = f"{container.name}: {format_size(container.free_bytes)} free"
+        if container.free_bytes >= keep:
+            lines.append(Line("container", "ok", what))
+        else:
+            remedy = "Free space there, or lower limits.container_free knowingly: VMs in it are not backed up."
+            lines.append(Line("container", "note", f"{what}, {format_size(keep)} are to be kept", remedy))
+    return lines
+
+
+def _guard(ports: PreflightPorts) -> list[Line]:
+    try:
+        return [Line(f.subject, f.state, f.what, f.remedy) for f in ports.guard()]
+    except MoverError as error:
+        return [_problem("guard", error)]
+
+
+async def _store(ports: PreflightPorts) -> list[Line]:
+    lines: list[Line] = []
+    try:
+        async with ports.store() as store:
+            traits = await ports.probe(store, ports.clock)
+            state: State = "ok" if traits.has_create_only else "note"
+            remedy = "" if traits.has_create_only else "Let only one mover write to it at a time."
+            lines.append(Line("store", state, traits.description, remedy))
+            lines.append(await _store_space(ports.settings, store))
+        async with ports.repository() as repository:
+            points = await repository.points()
+            damaged = [point.id for point in points if point.problem]
+            lines.append(Line("repository", "ok", f"{repository.id[:8]}, {len(points)} restore points"))
+            if damaged:
+                what = f"{len(damaged)} manifests cannot be read, the first is {damaged[0]}"
+                lines.append(Line("manifests", "problem", what, "Repair the store from a copy of it."))
+    except MoverError as error:
+        lines.append(_problem("repository" if lines else "store", error))
+    return lines
+
+
+async def _store_space(settings: Settings, store: Store) -> Line:
+    free, keep = await store.free_bytes(), settings.limits.store_free
+    if free is None:
+        return Line("store space", "ok", "the store does not say how much is free")
+    if free < keep:
+        remedy = "Free space there, or lower limits.store_free knowingly."
+        return Line("store space", "problem", f"{format_size(free)} free, {format_size(keep)} wanted", remedy)
+    return Line("store space", "ok", f"{format_size(free)} free")
+
+
+def _problem(subject: str, error: MoverError) -> Line:
+    return Line(subject, "problem", error.message, error.remedy)
