@@ -15,8 +15,7 @@ from mover.catalog.ledger import Ledger
 from mover.clock import Clock, SystemClock
 from mover.config import Settings
 from mover.device import guard
-from mover.device.locate import Locator, census
-from mover.device.proof import Census
+from mover.device.locate import Locator
 from mover.device.smbios import own_identity
 from mover.errors import ConfigError
 from mover.hypervisor.nutanix.ahv import Ahv, connect
@@ -42,17 +41,6 @@ OPERATIONS: Mapping[str, Callable[[Node, Mapping[str, Any], Steps], Awaitable[Va
     RESTORE: restore_vm,
     RESTORE_DISK: restore_disk_into,
 }
-
-
-class NodeDevices(Locator):
-    """The locator of this node, which can also count what is there."""
-
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        super().__init__(settings.node, clock)
-        self._device_root = settings.node.device_root
-
-    def census(self) -> Census:
-        return census(self._device_root)
 
 
 @asynccontextmanager
@@ -148,7 +136,7 @@ async def node(
         ledger = await Ledger.open(settings.state_dir / "catalog.sqlite", clock=clock)
         stack.push_async_callback(ledger.close)
         workers = stack.enter_context(Workers(settings.data, budget))
-        devices = NodeDevices(settings, clock)
+        devices = Locator(settings.node, clock)
         stack.callback(devices.close)
         yield Node(
             settings=settings,

@@ -16,8 +16,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from mover.operations.node import Progress as Event
-from mover.operations.node import ProgressSink
+from mover.operations.progress import Progress as Event
+from mover.operations.progress import ProgressSink
 from mover.units import format_size
 
 
