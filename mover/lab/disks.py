@@ -34,10 +34,15 @@ class DiskBank:
 
     def __init__(self, folder: Path, *, use_loop: bool | None = None, image_bytes: int = IMAGE_BYTES) -> None:
         self.folder = folder.resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.root = self.folder / "bank"
-        self.root.mkdir(mode=0o700, exist_ok=True)
-        self._lock: int | None = _locked(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, exist_ok=True)
+            self._lock: int | None = _locked(self.folder)
+        except OSError as failure:
+            raise LabError(
+                f"the lab cannot use {self.folder}: {failure.strerror}", remedy="Choose a folder that you may write."
+            ) from failure
         self._answers: dict[tuple[Path, Path | None], list[Row]] = {}
         self._answers_lock = threading.Lock()
         self._is_mounted = False
@@ -51,6 +56,8 @@ class DiskBank:
             raise
 
     def _prepare(self, use_loop: bool | None, image_bytes: int) -> str:
+        if loops.usable() is None:
+            self._end_old_mounts()
         if use_loop is False or ((self.root / "live").exists() and not self._image.exists()):
             return "plain files"
         reason = loops.usable() or (None if tools.find("mkfs.xfs") else "mkfs.xfs is missing")
@@ -82,19 +89,35 @@ class DiskBank:
         for number in loops.below(self.folder):
             if loops.backing_of(number) == str(self._image):
                 loops.release(number)
-        if not self._image.exists():
+        is_new = not self._image.exists()
+        if is_new:
             _make_image(self._image, image_bytes)
         node = self.folder / "bank.node"
-        loop = loops.attach(self._image, node, sector_bytes=512, is_strict=False)
         try:
-            loops.mount(node, self.root, "xfs", options="discard")
+            loop = loops.attach(self._image, node, sector_bytes=512, is_strict=False)
+            try:
+                loops.mount(node, self.root, "xfs", options="discard")
+            except BaseException:
+                loops.release(loop.number)
+                raise
             self._is_mounted = True
             loops.set_autoclear(loop)
-        except BaseException:
-            loops.release(loop.number)
+        except (LabError, OSError):
+            # What never was mounted holds nothing; left behind it would forbid a plain bank.
+            if is_new and not self._is_mounted:
+                self._image.unlink()
             raise
         finally:
             node.unlink(missing_ok=True)
+
+    def _end_old_mounts(self) -> None:
+        """What a killed lab had mounted besides the bank; devices of the bank's files stay for Hotplug."""
+        for number in set(loops.below(self.folder)) - set(loops.below(self.root)):
+            if loops.backing_of(number) != str(self._image):
+                loops.release(number)
+        for place in loops.mounts_below(self.folder):
+            if place != self.root:
+                loops.unmount(place)
 
     def _try_reflink(self) -> bool:
         first, second = self.root / "probe-a", self.root / "probe-b"
@@ -251,15 +274,15 @@ def clean(folder: Path) -> list[str]:
     try:
         done = []
         if loops.usable() is None:
-            own = [number for number in loops.below(folder) if loops.backing_of(number) == str(folder / "bank.xfs")]
-            plugged = [number for number in loops.below(folder) if number not in own]
-            done += [f"freed /dev/loop{number}" for number in plugged if loops.release(number)]
+            image = folder / "bank.xfs"
+            numbers = loops.below(folder)
+            # A device that is mounted goes with its mount, the bank's own as the last.
+            busy = [number for number in numbers if loops.backing_of(number) == str(image) or not loops.release(number)]
             for place in loops.mounts_below(folder):
                 loops.unmount(place)
                 done.append(f"unmounted {place}")
-            for number in own:
-                if _free_own(number, folder / "bank.xfs"):
-                    done.append(f"freed /dev/loop{number}")
+            left = [number for number in busy if not _free_own(number, image)]
+            done += [f"freed /dev/loop{number}" for number in numbers if number not in left]
         return done
     finally:
         os.close(lock)

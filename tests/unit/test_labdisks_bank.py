@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from mover.errors import LabError
-from mover.lab import disks, loops, tools
+from mover.lab import disks, filesystems, living, loops, tools
 from mover.lab.disks import DiskBank
+from mover.lab.hotplug import Hotplug
 
 MIB = 1 << 20
 needs_root = pytest.mark.skipif(loops.usable() is not None, reason=f"loop devices: {loops.usable()}")
@@ -139,6 +140,28 @@ def test_missing_mkfs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         DiskBank(tmp_path / "other", use_loop=True)
 
 
+@pytest.mark.root
+@needs_root
+def test_kernel_without_xfs_gives_plain_files_now_and_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise LabError("the kernel refused to mount", remedy="none")
+
+    monkeypatch.setattr(loops, "mount", refuse)
+    for expected in ("plain files (the kernel refused to mount)", "plain files"):
+        bank = DiskBank(tmp_path)
+        bank.close()
+        assert bank.how == expected
+    assert loops.below(tmp_path) == []
+    with pytest.raises(LabError, match="refused to mount"):
+        DiskBank(tmp_path / "other", use_loop=True)
+
+
+def test_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LabError, match="cannot use"):
+        DiskBank(tmp_path / "file" / "lab")
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -181,4 +204,43 @@ def test_restart_after_a_kill_takes_the_mount_over(tmp_path: Path) -> None:
     finally:
         bank.close()
         disks.clean(tmp_path)
+    assert loops.below(tmp_path) == []
+
+
+KILLED_AT_WORK = """
+import os, signal, sys
+from pathlib import Path
+from mover.lab import filesystems, guests, trees
+from mover.lab.disks import DiskBank
+folder = Path(sys.argv[1])
+bank = DiskBank(folder)
+works = []
+for spec in guests.demo_guests(0.01)[:2]:
+    path = bank.create(spec.name, spec.disks[0].size_bytes)
+    guests.make(spec, [path], scratch=folder / "scratch")
+    works.append(trees.opened(filesystems.find(path), folder / "scratch"))
+    tree = works[-1].__enter__()
+    tree.append(next(iter(tree.files("var/log"))), b"the last line" * 9999)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("is_cleaned", [True, False])
+def test_guest_killed_at_work_works_on(tmp_path: Path, is_cleaned: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_WORK, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(loops.mounts_below(tmp_path)) == 3
+    if is_cleaned:
+        disks.clean(tmp_path)
+        assert (loops.below(tmp_path), loops.mounts_below(tmp_path)) == ([], [])
+    bank = DiskBank(tmp_path)
+    try:
+        Hotplug(tmp_path / "kernel", bank).close()
+        for name in ("web01", "db01"):
+            living.live([bank.path(name)], 1, scratch=tmp_path / "scratch")
+            assert filesystems.fsck(bank.path(name))[0]
+    finally:
+        bank.close()
     assert loops.below(tmp_path) == []
