@@ -260,7 +260,7 @@ async def test_success_with_another_source_in_the_slot_is_no_success(proxy, tmp_
 
 async def test_success_that_never_shows_is_unknown(proxy, tmp_path):
     proxy.has_effect = False
-    with pytest.raises(EffectUnknown, match="does not show it"):
+    with pytest.raises(EffectUnknown, match="not shown"):
         await attach(proxy, tmp_path)
 
 
@@ -274,6 +274,20 @@ async def test_a_busy_prism_is_looked_at_and_asked_again(proxy, tmp_path, status
 async def test_a_429_with_effect_does_not_make_two(proxy, tmp_path):
     proxy.tiny.script("attach", answers(429), effect_first=True)
     assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert len(proxy.attaches) == 1
+
+
+async def test_a_task_that_cannot_be_asked_about_is_replaced_by_a_look(proxy, tmp_path):
+    proxy.tiny.script("tasks", *[html()] * 500)
+    assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert len(proxy.attaches) == 1
+
+
+async def test_a_prism_that_goes_silent_after_accepting_leaves_the_effect_unknown(proxy, tmp_path):
+    proxy.tiny.script("attach", hang_up(), effect_first=True)
+    proxy.tiny.script("GET v2/vms", answers(200, {"vm_disk_info": proxy.entries[:1]}), *[html()] * 500)
+    with pytest.raises(EffectUnknown, match="could not be asked"):
+        await attach(proxy, tmp_path)
     assert len(proxy.attaches) == 1
 
 

@@ -6,7 +6,8 @@ ours only if it came from the source that we named. Detach goes by vmdisk UUID a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mover import logs
@@ -14,7 +15,6 @@ from mover.errors import (
     Conflict,
     EffectUnknown,
     HypervisorError,
-    MoverError,
     NotFound,
     Overloaded,
     RequestRefused,
@@ -65,29 +65,30 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
 
     Sent again only after a proof that the former request had no effect: a definite refusal
     (4xx) or a task that ended FAILED, and in both cases an empty slot by GET.
-    Raises SlotOccupied, NotFound, RequestRefused, TaskFailed, Overloaded, EffectUnknown.
+    Raises SlotOccupied, NotFound, RequestRefused, RightsMissing, TaskFailed, Overloaded, Conflict,
+    HypervisorUnreachable: nothing was made. EffectUnknown: look later.
     """
     before = await _disks(session, vm_uuid)
     _must_be_free(before, vm_uuid, slot)
-    known = {disk.vmdisk_uuid for disk in before if disk.vmdisk_uuid}
+    order = _Order(session, vm_uuid, slot, source, frozenset(disk.vmdisk_uuid or "" for disk in before))
     refusal: HypervisorError | None = None
     for with_container in shapes.candidates(source):
         container = await _container_of(session, source) if with_container else None
         if with_container and container is None:
             continue
         try:
-            await _send(session, vm_uuid, slot, source, container)
+            await order.send(container)
         except (NotFound, RequestRefused, TaskFailed) as refused:
-            found = await _look(session, vm_uuid, slot, source, known, refused)
-            if found is None:
-                refusal = refusal or refused
-                log.info("prism.attach-refused", slot=str(slot), with_container=with_container, said=refused.message)
-                continue
-            return found
+            found = await order.look_after(refused)
+            if found is not None:
+                return found
+            refusal = refusal or refused
+            log.info("prism.attach-refused", slot=str(slot), with_container=with_container, said=refused.message)
         except EffectUnknown as unknown:
-            return await _look_for_lost(session, vm_uuid, slot, source, known, unknown)
-        shapes.learn(source, with_container)
-        return await _attached(session, vm_uuid, slot, source, known)
+            return await order.look_for_lost(unknown)
+        else:
+            shapes.learn(source, with_container)
+            return await order.look_for_made()
     raise _classified(refusal or _no_form(source), source)
 
 
@@ -99,66 +100,85 @@ async def _container_of(session: Session, source: Source) -> str | None:
     return next((found.uuid for found in await read_containers(session) if found.name == name), None)
 
 
-async def _send(session: Session, vm_uuid: str, slot: Slot, source: Source, container: str | None) -> None:
-    """POST and wait for the task. A 429 or 409 is refused before any effect, yet looked at before it is sent again."""
-    body = v2.attach_body(slot, source, container_uuid=container)
-    what = f"attach to {slot} of VM {vm_uuid}"
-    for attempt in range(_BUSY_TRIES):
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One attach: what we asked for, and what stood there before."""
+
+    session: Session
+    vm_uuid: str
+    slot: Slot
+    source: Source
+    known: frozenset[str]
+
+    @property
+    def what(self) -> str:
+        return f"attach to {self.slot} of VM {self.vm_uuid}"
+
+    async def send(self, container: str | None) -> None:
+        """POST and wait for the task. A 429 or 409 is refused before any effect, yet looked at before a repetition."""
+        body = v2.attach_body(self.slot, self.source, container_uuid=container)
+        for attempt in range(_BUSY_TRIES):
+            try:
+                answer = await self.session.post("v2", f"vms/{self.vm_uuid}/disks/attach", body, repeat=Repeat.NEVER)
+            except (Overloaded, Conflict):
+                if attempt == _BUSY_TRIES - 1:
+                    raise
+                await self.session.clock.sleep(_PAUSE_S * 2**attempt)
+                if await self._there() is not None:
+                    raise self._unknown("was refused as too busy, and yet the slot is taken") from None
+                continue
+            with self._accepted():
+                await wait_for_v2(self.session, answer, what=self.what)
+            return
+
+    async def look_for_made(self) -> Attachment:
+        """The task succeeded: read what stands in the slot now."""
+        with self._accepted():
+            for _ in range(_LOOKS):
+                disk = await self._there()
+                if disk is not None and disk.vmdisk_uuid and disk.vmdisk_uuid not in self.known:
+                    if contradicts(disk, self.source):
+                        raise _occupied(self.vm_uuid, self.slot, disk)
+                    return as_attachment(self.vm_uuid, disk)
+                await self.session.clock.sleep(_LOOK_PAUSE_S)
+        raise self._unknown("is reported done, but the disk is not shown")
+
+    async def look_after(self, refused: HypervisorError) -> Attachment | None:
+        """After a definite refusal: None when the slot is empty (proven without effect)."""
+        with self._accepted():
+            disk = await self._there()
+        if disk is None:
+            return None
+        if is_from(disk, self.source) and disk.vmdisk_uuid not in self.known:
+            log.warning("prism.attach-failed-with-effect", slot=str(self.slot), said=refused.message)
+            return as_attachment(self.vm_uuid, disk)
+        raise _occupied(self.vm_uuid, self.slot, disk)
+
+    async def look_for_lost(self, unknown: EffectUnknown) -> Attachment:
+        """The answer was lost: look, for a while; never send again."""
+        with self._accepted():
+            for _ in range(_LOOKS):
+                found = await find_attachment(self.session, self.vm_uuid, self.slot, self.source, self.known)
+                if found is not None:
+                    return found
+                await self.session.clock.sleep(_LOOK_PAUSE_S)
+        raise unknown
+
+    async def _there(self) -> Disk | None:
+        return _in_slot(await _disks(self.session, self.vm_uuid), self.slot)
+
+    @contextmanager
+    def _accepted(self) -> Iterator[None]:
+        """Once Prism may be at work, a failure to ask is no failure of the attach: its effect is unknown."""
         try:
-            answer = await session.post("v2", f"vms/{vm_uuid}/disks/attach", body, repeat=Repeat.NEVER)
-        except (Overloaded, Conflict):
-            if attempt == _BUSY_TRIES - 1:
-                raise
-            await session.clock.sleep(_PAUSE_S * 2**attempt)
-            if _in_slot(await _disks(session, vm_uuid), slot) is not None:
-                raise EffectUnknown(
-                    f"{what} was refused as too busy, and yet the slot is taken", remedy=_LOOK_REMEDY
-                ) from None
-            continue
-        await wait_for_v2(session, answer, what=what)
-        return
+            yield
+        except (TaskFailed, SlotOccupied, EffectUnknown):
+            raise
+        except HypervisorError as error:
+            raise self._unknown(f"was sent, then Prism could not be asked about it: {error.message}") from None
 
-
-async def _attached(session: Session, vm_uuid: str, slot: Slot, source: Source, known: Collection[str]) -> Attachment:
-    """The task succeeded: read what stands in the slot now."""
-    for _ in range(_LOOKS):
-        disk = _in_slot(await _disks(session, vm_uuid), slot)
-        if disk is not None and disk.vmdisk_uuid and disk.vmdisk_uuid not in known:
-            if contradicts(disk, source):
-                raise _occupied(vm_uuid, slot, disk)
-            return as_attachment(vm_uuid, disk)
-        await session.clock.sleep(_LOOK_PAUSE_S)
-    raise EffectUnknown(
-        f"Prism reports a disk attached to {slot} of VM {vm_uuid}, but does not show it",
-        remedy=_LOOK_REMEDY,
-        vm_uuid=vm_uuid,
-        slot=str(slot),
-    )
-
-
-async def _look(
-    session: Session, vm_uuid: str, slot: Slot, source: Source, known: Collection[str], refused: MoverError
-) -> Attachment | None:
-    """After a definite refusal: None when the slot is empty (proven without effect)."""
-    disk = _in_slot(await _disks(session, vm_uuid), slot)
-    if disk is None:
-        return None
-    if is_from(disk, source) and disk.vmdisk_uuid not in known:
-        log.warning("prism.attach-failed-with-effect", slot=str(slot), said=refused.message)
-        return as_attachment(vm_uuid, disk)
-    raise _occupied(vm_uuid, slot, disk)
-
-
-async def _look_for_lost(
-    session: Session, vm_uuid: str, slot: Slot, source: Source, known: Collection[str], unknown: EffectUnknown
-) -> Attachment:
-    """The answer was lost: look, for a while; never send again."""
-    for _ in range(_LOOKS):
-        found = await find_attachment(session, vm_uuid, slot, source, known)
-        if found is not None:
-            return found
-        await session.clock.sleep(_LOOK_PAUSE_S)
-    raise unknown
+    def _unknown(self, why: str) -> EffectUnknown:
+        return EffectUnknown(f"{self.what} {why}", remedy=_LOOK_REMEDY, vm_uuid=self.vm_uuid, slot=str(self.slot))
 
 
 async def find_attachment(

@@ -105,7 +105,7 @@ class Wire:
             raise self._wrong_pin(error) from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise await self._untrusted(error) from None
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise self._failed(error, request.what) from None
         finally:
             PRISM_CALLS.labels(request.api, status).inc()
