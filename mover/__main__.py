@@ -1,8 +1,56 @@
-"""The entry point: ``mover`` and ``python -m mover``."""
+"""The entry point: ``mover`` and ``python -m mover``. Joins the faces and the lab into one command line."""
 
 from __future__ import annotations
 
-from mover.cli.main import app
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mover.cli.main import app, run
+from mover.cli.options import Assign, Config, Json
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the lab and the repository go. Default: a new one.")
+    ] = None,
+    keep: Annotated[bool, typer.Option(help="Keep lab and repository, to look further.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Show everything once: lab, backup, incremental, three restores, comparison. Needs no cluster."""
+    from mover.tour import demo as work
+
+    run(lambda session: work.demo(session, folder, keep=keep), None, None, as_json)
+
+
+@app.command()
+def lab(
+    folder: Annotated[Path, typer.Argument(help="State, disks and certificates; made if absent.")] = Path("mover-lab"),
+    guests: Annotated[str, typer.Option(help="demo: three guests with file systems; small: two tiny VMs.")] = "demo",
+    clean: Annotated[bool, typer.Option("--clean", help="Remove what a killed lab left behind, then end.")] = False,
+) -> None:
+    """Serve a simulated Prism with real block devices until Ctrl-C.
+
+    Example: mover lab /tmp/lab    then, elsewhere: mover -c /tmp/lab/mover.yaml inventory
+    """
+    from mover.tour import labs as work
+
+    run(lambda session: work.lab(session, folder, guests=guests, clean=clean), None, None, False)
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    assign: Assign = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Run ordered jobs, reconcile, and serve /metrics and /healthz until SIGTERM."""
+    from mover import daemon as work
+
+    run(work.serve, config, assign, False, serve__host=host, serve__port=port)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ app.add_typer(points_app, name="points", rich_help_panel=None)
 app.add_typer(job_app, name="job")
 
 
-def _run(work: Any, config: Path | None, assign: list[str] | None, as_json: bool, **flags: Any) -> None:
+def run(work: Any, config: Path | None, assign: list[str] | None, as_json: bool, **flags: Any) -> None:
     from mover.cli.run import command
 
     named = {name.replace("__", "."): value for name, value in flags.items()}
@@ -45,35 +45,6 @@ def root(
 
 
 @app.command()
-def demo(
-    folder: Annotated[
-        Path | None, typer.Option(help="Where the lab and the repository go. Default: a new one.")
-    ] = None,
-    keep: Annotated[bool, typer.Option(help="Keep lab and repository, to look further.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Show everything once: lab, backup, incremental, three restores, comparison. Needs no cluster."""
-    from mover.cli import demo as work
-
-    _run(lambda session: work.demo(session, folder, keep=keep), None, None, as_json)
-
-
-@app.command()
-def lab(
-    folder: Annotated[Path, typer.Argument(help="State, disks and certificates; made if absent.")] = Path("mover-lab"),
-    guests: Annotated[str, typer.Option(help="demo: three guests with file systems; small: two tiny VMs.")] = "demo",
-    clean: Annotated[bool, typer.Option("--clean", help="Remove what a killed lab left behind, then end.")] = False,
-) -> None:
-    """Serve a simulated Prism with real block devices until Ctrl-C.
-
-    Example: mover lab /tmp/lab    then, elsewhere: mover -c /tmp/lab/mover.yaml inventory
-    """
-    from mover.cli import labs as work
-
-    _run(lambda session: work.lab(session, folder, guests=guests, clean=clean), None, None, False)
-
-
-@app.command()
 def init(
     config: Config = None,
     assign: Assign = None,
@@ -89,7 +60,7 @@ def init(
     """
     from mover.cli import setup as work
 
-    _run(
+    run(
         lambda session: work.init(session, no_encryption=no_encryption),
         config,
         assign,
@@ -103,7 +74,7 @@ def check(config: Config = None, assign: Assign = None, as_json: Json = False) -
     """Preflight: reach, TLS, rights, Proxy VM, SCSI slots, LVM guard, store, clocks."""
     from mover.cli import setup as work
 
-    _run(work.check, config, assign, as_json)
+    run(work.check, config, assign, as_json)
 
 
 @app.command()
@@ -116,7 +87,7 @@ def inventory(
     """List the VMs of the cluster and what to know of each before a backup."""
     from mover.cli import look as work
 
-    _run(lambda session: work.inventory(session, full=full), config, assign, as_json)
+    run(lambda session: work.inventory(session, full=full), config, assign, as_json)
 
 
 @app.command()
@@ -142,7 +113,7 @@ def backup(
     """
     from mover.cli import backup as work
 
-    _run(
+    run(
         lambda session: work.backup(session, vms, full=full, exclude=tuple(exclude or ())),
         config,
         assign,
@@ -168,7 +139,7 @@ def points(
         return
     from mover.cli import look as work
 
-    _run(lambda session: work.points(session, vm), config, assign, as_json, repository__url=repository)
+    run(lambda session: work.points(session, vm), config, assign, as_json, repository__url=repository)
 
 
 @points_app.command("show")
@@ -178,7 +149,7 @@ def points_show(
     """Show one restore point: its disks, how each was read and why, warnings."""
     from mover.cli import look as work
 
-    _run(lambda session: work.show_point(session, point), config, assign, as_json, repository__url=repository)
+    run(lambda session: work.show_point(session, point), config, assign, as_json, repository__url=repository)
 
 
 @points_app.command("delete")
@@ -193,7 +164,7 @@ def points_delete(
     """Forget a restore point. Its space is freed by a later collection."""
     from mover.cli import look as work
 
-    _run(
+    run(
         lambda session: work.delete_point(session, point, force=force),
         config,
         assign,
@@ -231,7 +202,7 @@ def restore(
     wish = work.Wish(
         point, name, disk, to_vm, slot, to_file, nics, tuple(network or ()), tuple(container or ()), power_on
     )
-    _run(lambda session: work.restore(session, wish), config, assign, as_json, repository__url=repository)
+    run(lambda session: work.restore(session, wish), config, assign, as_json, repository__url=repository)
 
 
 @app.command()
@@ -241,7 +212,7 @@ def verify(
     """Read a restore point as a restore would, into nothing; name every damaged object."""
     from mover.cli import restore as work
 
-    _run(lambda session: work.verify(session, point), config, assign, as_json, repository__url=repository)
+    run(lambda session: work.verify(session, point), config, assign, as_json, repository__url=repository)
 
 
 @app.command()
@@ -254,7 +225,7 @@ def orphans(
     """What of ours is on the cluster that nothing needs, and what is to be done about it."""
     from mover.cli import look as work
 
-    _run(lambda session: work.orphans(session, apply=apply), config, assign, as_json)
+    run(lambda session: work.orphans(session, apply=apply), config, assign, as_json)
 
 
 @job_app.command("list")
@@ -262,7 +233,7 @@ def job_list(config: Config = None, assign: Assign = None, as_json: Json = False
     """Jobs of this node, newest first."""
     from mover.cli import look as work
 
-    _run(work.jobs, config, assign, as_json)
+    run(work.jobs, config, assign, as_json)
 
 
 @job_app.command("show")
@@ -270,7 +241,7 @@ def job_show(job: str, config: Config = None, assign: Assign = None, as_json: Js
     """One job with its result or error."""
     from mover.cli import look as work
 
-    _run(lambda session: work.show_job(session, job), config, assign, as_json)
+    run(lambda session: work.show_job(session, job), config, assign, as_json)
 
 
 @job_app.command("cancel")
@@ -278,7 +249,7 @@ def job_cancel(job: str, config: Config = None, assign: Assign = None, as_json: 
     """Ask a job to end in order."""
     from mover.cli import look as work
 
-    _run(lambda session: work.cancel_job(session, job), config, assign, as_json)
+    run(lambda session: work.cancel_job(session, job), config, assign, as_json)
 
 
 @job_app.command("retry")
@@ -286,20 +257,7 @@ def job_retry(job: str, config: Config = None, assign: Assign = None, as_json: J
     """Order a failed job again; the daemon, or the next command that runs jobs, does it."""
     from mover.cli import look as work
 
-    _run(lambda session: work.retry_job(session, job), config, assign, as_json)
-
-
-@app.command()
-def serve(
-    config: Config = None,
-    assign: Assign = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-) -> None:
-    """Run ordered jobs, reconcile, and serve /metrics and /healthz until SIGTERM."""
-    from mover.cli import serve as work
-
-    _run(work.serve, config, assign, False, serve__host=host, serve__port=port)
+    run(lambda session: work.retry_job(session, job), config, assign, as_json)
 
 
 @app.command()
@@ -313,4 +271,4 @@ def bench(
     """Measure this machine: full, unchanged, incremental, restore of a sample disk, with these settings."""
     from mover.cli import bench as work
 
-    _run(lambda session: work.bench(session, folder, size), config, assign, as_json)
+    run(lambda session: work.bench(session, folder, size), config, assign, as_json)

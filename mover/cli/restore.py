@@ -72,7 +72,7 @@ async def _to_cluster(session: Session, wish: Wish) -> None:
     async with app.repository(session.settings, SystemClock()) as repository:
         point = await repository.find_point(wish.point)
 
-    async def choose(hypervisor: Hypervisor, proxy_uuid: str) -> list[Order]:
+    async def choose(hypervisor: Hypervisor, _proxy_uuid: str) -> list[Order]:
         if wish.name:
             request = RestoreRequest(
                 point_id=point.id,

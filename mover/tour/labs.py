@@ -10,8 +10,8 @@ from rich.text import Text
 
 from mover.cli.run import Session
 from mover.errors import UsageError
-from mover.lab.filling import demo_vms
 from mover.lab.disks import clean as clean_devices
+from mover.lab.filling import demo_vms
 from mover.lab.server import DiskSpec, Lab, LabOptions, VmSpec, serve
 from mover.units import MIB
 

@@ -11,8 +11,6 @@ from typing import Any
 from rich.text import Text
 
 from mover import app
-from mover.cli.demo_proof import Proof, same_bytes
-from mover.cli.labs import options, write_settings
 from mover.cli.ordering import raise_failures
 from mover.cli.progress import watching
 from mover.cli.run import Session
@@ -27,6 +25,8 @@ from mover.operations.tofile import restore_to_file
 from mover.operations.verify import verify_point
 from mover.repository.repository import Repository
 from mover.settings import load
+from mover.tour.labs import options, write_settings
+from mover.tour.proof import Proof, same_bytes
 from mover.units import format_duration
 
 GUESTS = ("web01", "db01", "files01")
@@ -62,10 +62,9 @@ class _Tour:
 async def demo(session: Session, folder: Path | None, *, keep: bool) -> None:
     """Lab, repository, two rounds of backup, three restores, comparison, table."""
     clock = SystemClock()
-    if folder is None and keep:
-        folder = Path(tempfile.mkdtemp(prefix="mover-demo-"))
-    if folder is not None:
-        return await _in_folder(session, folder, clock)
+    if folder is not None or keep:
+        await _in_folder(session, folder or Path(tempfile.mkdtemp(prefix="mover-demo-")), clock)
+        return
     with tempfile.TemporaryDirectory(prefix="mover-demo-") as name:
         await _in_folder(session, Path(name), clock)
 
@@ -160,9 +159,7 @@ def _close(tour: _Tour, file: Path, seconds: float) -> None:
         {"rows": rows, "proofs": [proof.as_dict() for proof in tour.proofs], "seconds": seconds},
         demo_table(rows),
         Text(f"\nAll of it in {format_duration(seconds)}. To look further:"),
-        Text(
-            f"  export MOVER_CONFIG={file}\n  mover points\n  mover verify web01\n  mover lab {file.parent}    (then, elsewhere: mover backup web01)"
-        ),
+        Text("\n".join(f"  {line}" for line in _further(file))),
     )
     wrong = [proof for proof in tour.proofs if not proof.is_good]
     if wrong:
@@ -170,6 +167,15 @@ def _close(tour: _Tour, file: Path, seconds: float) -> None:
             "; ".join(f"{proof.vm} {proof.disk}: {proof.words()}" for proof in wrong),
             remedy="This is a defect of mover: please report it with the lines above.",
         )
+
+
+def _further(file: Path) -> list[str]:
+    return [
+        f"export MOVER_CONFIG={file}",
+        "mover points",
+        "mover verify web01",
+        f"mover lab {file.parent}    # then, in another terminal: mover backup web01",
+    ]
 
 
 def _rows(tour: _Tour, report: Mapping[str, Any]) -> list[dict[str, Any]]:
