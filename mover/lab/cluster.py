@@ -154,9 +154,7 @@ class Cluster:
         """Give a disk of the Proxy VM to its kernel, if that runs; with the faults armed for it."""
         if not self.is_proxy(vm) or not vm.is_on or disk.vmdisk_uuid is None or disk.kind != "DISK":
             return
-        about = {disk.vmdisk_uuid, disk.device_uuid, disk.label, disk.source_path or "", vm.name, vm.uuid}
-        about.add((disk.source_path or "").rpartition("/")[2])
-        bites = self.faults.take("device", ATTACH, about)
+        bites = self.faults.take("device", ATTACH, self._plug_about(vm, disk))
         wishes = {name: value for args in bites.values() for name, value in args.items()}
         if self.options.sector_bytes:
             wishes.setdefault("sector_bytes", self.options.sector_bytes)
@@ -171,6 +169,14 @@ class Cluster:
             )
         except LabError as error:
             raise TaskFailure(f"kInternalError: {error.message}") from error
+
+    def _plug_about(self, vm: VmRecord, disk: DiskRecord) -> set[str]:
+        """What a fault of a device may be armed for: the new disk, or the disk that it is a clone of."""
+        source = disk.source_vmdisk_uuid or (disk.source_path or "").rpartition("/")[2]
+        about = {str(disk.vmdisk_uuid), disk.device_uuid, disk.label, disk.source_path or "", source, vm.name, vm.uuid}
+        if found := self.find_vmdisk(source):
+            about |= {found[0].name, found[0].uuid, found[1].label, found[1].device_uuid}
+        return about
 
     async def unplug(self, vm: VmRecord, disk: DiskRecord) -> None:
         if self.is_proxy(vm) and disk.vmdisk_uuid is not None:

@@ -1,0 +1,445 @@
+"""The lab's VMs and disks: attach, detach, create, declarative PUT, power, what an administrator does."""
+
+from __future__ import annotations
+
+import pytest
+
+from mover.errors import UsageError
+from mover.lab.server import DiskSpec, VmSpec
+from tests.support.rawprism import MIB, serving
+
+EMPTY = {"is_cdrom": True, "is_empty": True, "disk_address": {"device_bus": "IDE", "device_index": 0}}
+
+
+@pytest.fixture
+async def both(tmp_path):
+    async with serving(tmp_path) as (lab, prism):
+        yield lab, prism
+
+
+def slot_of(lab, index, vm="proxy01"):
+    return lab.disk(vm, f"scsi.{index}")
+
+
+async def attach(prism, disk, vm=None):
+    return await prism.v2("POST", f"vms/{vm or prism.lab.proxy_uuid}/disks/attach", {"vm_disks": [disk]})
+
+
+def empty(lab, size_bytes=MIB, index=None):
+    slot = {"device_bus": "SCSI", **({} if index is None else {"device_index": index})}
+    container = lab.state.container_by_name("fast").uuid
+    return {"disk_address": slot, "vm_disk_create": {"size": size_bytes, "storage_container_uuid": container}}
+
+
+def cloned(**address):
+    return {"vm_disk_clone": {"disk_address": address}}
+
+
+# --- attach and detach ----------------------------------------------------------------------------
+
+
+async def test_a_snapshots_file_becomes_a_device_with_its_bytes(both):
+    lab, prism = both
+    made = await prism.snapshot("web01")
+    path = prism.path_of(made, "web01")
+    task = await prism.attach(path, 5)
+    disk = slot_of(lab, 5)
+    shown = (await prism.vm(lab.proxy_uuid))["vm_disk_info"][-1]
+    assert task["progress_status"] == "Succeeded"
+    assert task["entity_list"][0]["entity_id"] == lab.proxy_uuid
+    assert shown["source_disk_address"] == {"ndfs_filepath": path}
+    assert shown["disk_address"]["vmdisk_uuid"] == disk.vmdisk_uuid != lab.disk("web01").vmdisk_uuid
+    frozen = lab.frozen_path(made["metadata"]["uuid"], lab.disk("web01").vmdisk_uuid)
+    device = lab.device_root / "dev" / lab.plugged()[disk.vmdisk_uuid]
+    assert device.read_bytes() == frozen.read_bytes()
+    assert disk.container_uuid == lab.disk("web01").container_uuid
+
+
+async def test_a_clone_is_independent_of_its_snapshot(both):
+    lab, prism = both
+    made = await prism.snapshot("web01")
+    await prism.attach(prism.path_of(made, "web01"), 5)
+    frozen = lab.frozen_path(made["metadata"]["uuid"], lab.disk("web01").vmdisk_uuid)
+    before = frozen.read_bytes()
+    lab.disk_path("proxy01", "scsi.5").write_bytes(b"scribble" * 512)
+    assert frozen.read_bytes() == before
+    await prism.ok("DELETE", f"v3/vm_snapshots/{made['metadata']['uuid']}")
+    await lab.settle()
+    assert lab.disk_path("proxy01", "scsi.5").exists()
+
+
+async def test_without_an_index_the_next_free_slot_is_taken(both):
+    lab, prism = both
+    await attach(prism, empty(lab, index=1))
+    await attach(prism, empty(lab))
+    assert slot_of(lab, 2).size_bytes == MIB
+
+
+async def test_an_occupied_slot_fails_the_task_and_leaves_nothing(both):
+    lab, prism = both
+    task = await attach(prism, empty(lab, index=0))
+    assert task["progress_status"] == "Failed"
+    assert "already in use" in task["meta_response"]["error_detail"]
+    assert len(lab.vms["proxy01"].disks) == len(lab.plugged()) == 1
+
+
+async def test_slots_end(tmp_path):
+    async with serving(tmp_path, scsi_slots=3) as (lab, prism):
+        body = {"vm_disks": [empty(lab, index=3)]}
+        assert await prism.refused("POST", f"v2.0/vms/{lab.proxy_uuid}/disks/attach", body) == 422
+        await attach(prism, empty(lab))
+        await attach(prism, empty(lab))
+        task = await attach(prism, empty(lab))
+        assert "all 3 scsi slots" in task["meta_response"]["error_detail"]
+
+
+async def test_a_path_that_is_not_there_fails_the_task(both):
+    _, prism = both
+    task = await prism.attach("/default/.snapshot/44/1-2-8144/.acropolis/vmdisk/x", 5)
+    assert task["progress_status"] == "Failed"
+    assert "does not exist" in task["meta_response"]["error_detail"]
+
+
+@pytest.mark.parametrize("refusal", ["sync", "task"])
+@pytest.mark.parametrize(("rule", "with_container"), [("required", False), ("prohibited", True)])
+async def test_the_container_beside_a_snapshot_path(tmp_path, refusal, rule, with_container):
+    async with serving(tmp_path, attach_container=rule, attach_refusal=refusal) as (lab, prism):
+        path = prism.path_of(await prism.snapshot("web01"), "web01")
+        container = {"storage_container_uuid": lab.state.container_by_name("default").uuid}
+
+        async def sent(has_container):
+            clone = {"disk_address": {"ndfs_filepath": path}, **(container if has_container else {})}
+            body = {"vm_disks": [{"vm_disk_clone": clone}]}
+            return await prism.send("POST", f"v2.0/vms/{lab.proxy_uuid}/disks/attach", body)
+
+        status, answer, _ = await sent(with_container)
+        if refusal == "sync":
+            assert status == 422
+        else:
+            assert (await prism.finished(answer["task_uuid"]))["progress_status"] == "Failed"
+        status, answer, _ = await sent(not with_container)
+        assert (await prism.finished(answer["task_uuid"]))["progress_status"] == "Succeeded"
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [
+        {},
+        cloned(vmdisk_uuid="7c0d3a52-55c4-4b0e-9d5b-3a1f6b7a9c11", ndfs_filepath="/x"),
+        cloned(),
+        {"vm_disk_clone": {"disk_address": {"ndfs_filepath": "/x"}, "minimum_size": 1}},
+        {**cloned(ndfs_filepath="/x"), "vm_disk_create": {"size": 1}},
+        {"vm_disk_create": {"size": 4096}},
+        {"vm_disk_create": {"size": 0, "storage_container_uuid": "7c0d3a52-55c4-4b0e-9d5b-3a1f6b7a9c11"}},
+        {"vm_disk_create": {"size": "4096"}},
+        {"vm_disk_clone": {}},
+        {"disk_address": {"device_bus": "FLOPPY"}},
+        {"disk_address": None},
+    ],
+)
+async def test_attach_bodies_that_say_nothing_or_too_much_are_422(both, disk):
+    lab, prism = both
+    path = f"v2.0/vms/{lab.proxy_uuid}/disks/attach"
+    assert await prism.refused("POST", path, {"vm_disks": [disk]}) == 422
+
+
+async def test_a_live_disk_is_cloned_by_vmdisk_and_grown(both):
+    lab, prism = both
+    source = lab.disk("web01").vmdisk_uuid
+    disk = cloned(vmdisk_uuid=source)
+    disk["vm_disk_clone"]["minimum_size"] = 16 * MIB
+    await attach(prism, {"disk_address": {"device_bus": "SCSI", "device_index": 7}, **disk})
+    made = slot_of(lab, 7)
+    assert made.size_bytes == 16 * MIB == lab.disk_path("proxy01", "scsi.7").stat().st_size
+    assert made.source_vmdisk_uuid == source
+
+
+async def test_only_scsi_is_added_to_a_running_vm(both):
+    lab, prism = both
+    task = await attach(prism, EMPTY | {"disk_address": {"device_bus": "ide", "device_index": 1}})
+    assert "cannot be added" in task["meta_response"]["error_detail"]
+    assert len(lab.vms["proxy01"].disks) == 1
+
+
+async def test_detach_deletes_and_takes_a_whole_entry_back(both):
+    lab, prism = both
+    await attach(prism, empty(lab, index=5))
+    path = lab.disk_path("proxy01", "scsi.5")
+    entry = (await prism.vm(lab.proxy_uuid))["vm_disk_info"][-1]
+    body = {"uuid": lab.proxy_uuid, "vm_disks": [entry]}
+    task = await prism.v2("POST", f"vms/{lab.proxy_uuid}/disks/detach", body)
+    assert task["progress_status"] == "Succeeded"
+    assert not path.exists()
+    assert len(lab.plugged()) == 1
+    again = await prism.v2("POST", f"vms/{lab.proxy_uuid}/disks/detach", body)
+    assert again["progress_status"] == "Failed"
+
+
+async def test_the_vmdisk_wins_over_a_wrong_slot(both):
+    lab, prism = both
+    await attach(prism, empty(lab, index=5))
+    address = {"vmdisk_uuid": slot_of(lab, 5).vmdisk_uuid, "device_bus": "scsi", "device_index": 0}
+    await prism.v2("POST", f"vms/{lab.proxy_uuid}/disks/detach", {"vm_disks": [{"disk_address": address}]})
+    assert [disk.label for disk in lab.vms["proxy01"].disks] == ["scsi.0"]
+
+
+async def test_detach_of_nothing_may_also_succeed(tmp_path):
+    async with serving(tmp_path, detach_missing="succeed") as (lab, prism):
+        address = {"vmdisk_uuid": "7c0d3a52-55c4-4b0e-9d5b-3a1f6b7a9c11"}
+        task = await prism.v2("POST", f"vms/{lab.proxy_uuid}/disks/detach", {"vm_disks": [{"disk_address": address}]})
+        assert task["progress_status"] == "Succeeded"
+
+
+async def test_a_disk_grows_in_place_but_never_shrinks(both):
+    lab, prism = both
+    path = f"vms/{lab.proxy_uuid}/disks/update"
+    await attach(prism, empty(lab, index=5))
+    address = {"vmdisk_uuid": slot_of(lab, 5).vmdisk_uuid}
+    for size, status in ((2 * MIB, "Succeeded"), (MIB, "Failed")):
+        body = {"vm_disks": [{"disk_address": address, "vm_disk_create": {"size": size}}]}
+        assert (await prism.v2("PUT", path, body))["progress_status"] == status
+    assert slot_of(lab, 5).size_bytes == 2 * MIB
+    name = lab.plugged()[address["vmdisk_uuid"]]
+    assert int((lab.device_root / "sys/block" / name / "size").read_text()) * 512 == 2 * MIB
+
+
+async def test_a_proxy_that_is_off_has_no_devices(both):
+    lab, prism = both
+    await attach(prism, empty(lab, index=5))
+    await prism.v2("POST", f"vms/{lab.proxy_uuid}/set_power_state/", {"transition": "OFF"})
+    assert not lab.plugged()
+    assert (await prism.vm(lab.proxy_uuid))["power_state"] == "off"
+    await prism.v2("POST", f"vms/{lab.proxy_uuid}/set_power_state/", {"transition": "ON"})
+    assert len(lab.plugged()) == 2
+
+
+async def test_the_node_looks_like_the_proxy_vm(both):
+    lab, _ = both
+    proxy = lab.vms["proxy01"]
+    assert (lab.device_root / "sys/class/dmi/id/product_uuid").read_text().strip().lower() == lab.proxy_uuid
+    found = {path.read_text().strip() for path in (lab.device_root / "sys/class/net").glob("*/address")}
+    assert proxy.nics[0].mac_address in found
+
+
+# --- VMs ------------------------------------------------------------------------------------------
+
+
+async def v3_body(prism, name, **changes):
+    """An intent made of a VM's own spec, as a restore does it."""
+    shown = await prism.ok("GET", f"v3/vms/{prism.lab.vms[name].uuid}")
+    spec = shown["spec"] | {"name": f"{name}-restored"}
+    resources = {**spec["resources"], "disk_list": [], "power_state": "OFF", **changes}
+    for nic in resources["nic_list"]:
+        nic.pop("uuid", None)
+        nic.pop("mac_address", None)
+    return {"metadata": {"kind": "vm"}, "spec": {**spec, "resources": resources}}
+
+
+async def test_v3_creates_a_vm_from_a_saved_spec_with_clones(both):
+    lab, prism = both
+    source = lab.disk("web01")
+    disk = {
+        "device_properties": {"device_type": "DISK", "disk_address": {"adapter_type": "SCSI", "device_index": 3}},
+        "data_source_reference": {"kind": "vm_disk", "uuid": source.device_uuid},
+    }
+    answer = await prism.ok("POST", "v3/vms", await v3_body(prism, "web01", disk_list=[disk]))
+    await lab.settle()
+    made = lab.disk("web01-restored", "scsi.3")
+    assert answer["status"]["state"] == "PENDING"
+    assert made.size_bytes == source.size_bytes
+    assert lab.disk_path("web01-restored", "scsi.3").read_bytes() == lab.disk_path("web01").read_bytes()
+    assert not lab.vms["web01-restored"].is_on
+    macs = [vm.nics[0].mac_address for vm in lab.vms.values()]
+    assert len(macs) == len(set(macs))
+
+
+async def test_v3_creation_is_idempotent_by_uuid(both):
+    lab, prism = both
+    body = await v3_body(prism, "web01")
+    body["metadata"]["uuid"] = await prism.new_uuid("restore")
+    for _ in range(2):
+        await prism.ok("POST", "v3/vms", body)
+        await lab.settle()
+    assert lab.vms["web01-restored"].uuid == body["metadata"]["uuid"]
+    body["metadata"]["uuid"] = "7c0d3a52-55c4-4b0e-9d5b-3a1f6b7a9c11"
+    assert await prism.refused("POST", "v3/vms", body) == 422
+
+
+async def test_central_wants_the_cluster_and_knows_categories(both):
+    lab, prism = both
+    body = await v3_body(prism, "web01")
+    body["metadata"] |= {"use_categories_mapping": True, "categories_mapping": {"Backup": ["Silver"]}}
+    cluster = body["spec"].pop("cluster_reference")
+    assert await prism.refused("POST", "v3/vms", body, side="central") == 422
+    body["spec"]["cluster_reference"] = cluster
+    await prism.ok("POST", "v3/vms", body, side="central")
+    await lab.settle()
+    assert lab.vms["web01-restored"].categories == {"Backup": ["Silver"]}
+    body["metadata"]["categories_mapping"] = {"Backup": ["Lead"]}
+    assert await prism.refused("POST", "v3/vms", body, side="central") == 422
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda body: body["spec"]["resources"].update(memory_size_mib="2048"),
+        lambda body: body["spec"]["resources"].update(num_sockets=0),
+        lambda body: body["spec"]["resources"].update(boot_config={"boot_type": "FLOPPY"}),
+        lambda body: body["spec"]["resources"].update(boot_config={"boot_type": "SECURE_BOOT"}),
+        lambda body: body["spec"].update(description=None),
+        lambda body: body["spec"].update(surprise=1),
+        lambda body: body["spec"].pop("name"),
+        lambda body: body["metadata"].update(kind="vm_snapshot"),
+        lambda body: body["spec"]["resources"]["nic_list"][0].pop("subnet_reference"),
+        lambda body: body["spec"]["resources"].update(disk_list=[{"device_properties": {"device_type": "DISK"}}]),
+    ],
+)
+async def test_v3_bodies_that_are_not_right_are_422(both, break_it):
+    _, prism = both
+    body = await v3_body(prism, "web01")
+    break_it(body)
+    assert await prism.refused("POST", "v3/vms", body) == 422
+
+
+async def test_unknown_networks_and_used_macs_are_refused(both):
+    lab, prism = both
+    body = await v3_body(prism, "web01")
+    nic = body["spec"]["resources"]["nic_list"][0]
+    nic["mac_address"] = lab.vms["web01"].nics[0].mac_address
+    await prism.ok("POST", "v3/vms", body)
+    await lab.settle()
+    assert "web01-restored" not in lab.vms
+    nic["subnet_reference"]["uuid"] = lab.proxy_uuid
+    assert await prism.refused("POST", "v3/vms", body) == 404
+
+
+async def test_put_deletes_the_disks_that_it_does_not_list(both):
+    lab, prism = both
+    uuid = lab.vms["web01"].uuid
+    shown = await prism.ok("GET", f"v3/vms/{uuid}")
+    kept, lost = lab.disk_path("web01", "scsi.0"), lab.disk_path("web01", "scsi.1")
+    body = {"metadata": shown["metadata"], "spec": shown["spec"]}
+    del body["spec"]["resources"]["disk_list"][1]
+    await prism.ok("PUT", f"v3/vms/{uuid}", body)
+    await lab.settle()
+    assert kept.exists()
+    assert not lost.exists()
+    assert [disk.label for disk in lab.vms["web01"].disks] == ["scsi.0", "ide.0"]
+    assert await prism.refused("PUT", f"v3/vms/{uuid}", body) == 409
+
+
+async def test_put_adds_grows_renames_and_powers(both):
+    lab, prism = both
+    uuid = lab.vms["web01"].uuid
+    shown = await prism.ok("GET", f"v3/vms/{uuid}")
+    spec = shown["spec"] | {"name": "renamed"}
+    resources = spec["resources"]
+    resources["disk_list"][0]["disk_size_bytes"] = 16 * MIB
+    resources["disk_list"].append({"disk_size_mib": 1, "device_properties": {"device_type": "DISK"}})
+    resources["power_state"] = "OFF"
+    await prism.ok("PUT", f"v3/vms/{uuid}", {"metadata": shown["metadata"], "spec": spec})
+    await lab.settle()
+    vm = lab.vms["renamed"]
+    assert [(disk.label, disk.size_bytes) for disk in vm.disks][::3] == [("scsi.0", 16 * MIB), ("scsi.2", MIB)]
+    assert not vm.is_on
+    assert vm.spec_version > shown["metadata"]["spec_version"]
+
+
+async def test_v2_creates_changes_and_deletes_a_vm(both):
+    lab, prism = both
+    network = next(iter(lab.state.networks))
+    uuid = "7c0d3a52-55c4-4b0e-9d5b-3a1f6b7a9c11"
+    body = {
+        "uuid": uuid,
+        "name": "restored",
+        "memory_mb": 1024,
+        "num_vcpus": 2,
+        "num_cores_per_vcpu": 2,
+        "boot": {"uefi_boot": True},
+        "affinity": {"policy": "AFFINITY"},
+        "vm_disks": [EMPTY],
+        "vm_nics": [{"network_uuid": network, "is_connected": False}],
+    }
+    for _ in range(2):
+        task = await prism.v2("POST", "vms", body)
+        assert task["entity_list"][0]["entity_id"] == uuid
+    shown = await prism.vm(uuid)
+    assert shown["power_state"] == "off"
+    assert shown["boot"]["uefi_boot"]
+    assert shown["vm_disk_info"][0]["is_empty"]
+    assert not shown["vm_nics"][0]["is_connected"]
+    boot = {"boot": {"disk_address": {"device_bus": "SCSI", "device_index": 0}}, "memory_mb": 2048}
+    await prism.v2("PUT", f"vms/{uuid}/", boot)
+    shown = await prism.vm(uuid)
+    assert shown["memory_mb"] == 2048
+    assert shown["boot"]["disk_address"] == {"device_bus": "scsi", "device_index": 0}
+    for _ in range(2):
+        assert (await prism.v2("DELETE", f"vms/{uuid}/"))["progress_status"] == "Succeeded"
+    assert await prism.refused("GET", f"v2.0/vms/{uuid}") == 404
+
+
+async def test_v2_needs_its_three_members_and_keeps_its_timestamps(both):
+    lab, prism = both
+    assert await prism.refused("POST", "v2.0/vms", {"name": "x", "memory_mb": 1}) == 422
+    vm = lab.vms["web01"]
+    path = f"v2.0/vms/{vm.uuid}/set_power_state"
+    stale = {"transition": "OFF", "vm_logical_timestamp": vm.logical_timestamp + 5}
+    assert await prism.refused("POST", path, stale) == 409
+
+
+async def test_deleting_a_vm_deletes_its_disks(both):
+    lab, prism = both
+    path = lab.disk_path("web01")
+    await prism.ok("DELETE", f"v3/vms/{lab.vms['web01'].uuid}")
+    await lab.settle()
+    assert not path.exists()
+    assert "web01" not in lab.vms
+
+
+async def test_q35_has_no_ide(tmp_path):
+    vms = (VmSpec(name="new", disks=(DiskSpec(size_bytes=MIB), DiskSpec(kind="CDROM")), machine_type="Q35"),)
+    async with serving(tmp_path, vms=vms) as (lab, prism):
+        assert [disk.label for disk in lab.vms["new"].disks] == ["scsi.0", "sata.0"]
+        await lab.administrator("power", vm="new", on=False)
+        task = await attach(prism, {**empty(lab), "disk_address": {"device_bus": "IDE"}}, lab.vms["new"].uuid)
+        assert "no IDE" in task["meta_response"]["error_detail"]
+
+
+# --- administrators -------------------------------------------------------------------------------
+
+
+async def test_what_administrators_do(both):
+    lab, prism = both
+    before = lab.disk("web01")
+    await lab.administrator("replace_disk", vm="web01", slot="scsi.0")
+    after = lab.disk("web01")
+    assert (before.size_bytes, before.label) == (after.size_bytes, after.label)
+    assert before.vmdisk_uuid != after.vmdisk_uuid
+    await lab.administrator("add_disk", vm="web01", size_bytes=MIB)
+    await lab.administrator("remove_disk", vm="web01", slot="scsi.1")
+    assert [disk.label for disk in lab.vms["web01"].disks if disk.kind == "DISK"] == ["scsi.0", "scsi.2"]
+    await lab.administrator("steal_slot", index=9)
+    assert slot_of(lab, 9).vmdisk_uuid in lab.plugged()
+    made = await prism.snapshot("web01")
+    await lab.administrator("delete_snapshot", vm="web01")
+    assert await prism.refused("GET", f"v3/vm_snapshots/{made['metadata']['uuid']}") == 404
+    await lab.administrator("container_free", name="default", free_bytes=5)
+    assert lab.state.container_by_name("default").free_bytes == 5
+    await lab.administrator("protect", vm="web01", protection_type="RULE_PROTECTED")
+    await lab.administrator("rename_vm", vm="web01", name="web02")
+    await lab.administrator("delete_vm", vm="web02")
+    assert "web02" not in lab.vms
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"action": "dance"},
+        {"action": "delete_vm", "vm": "nobody"},
+        {"action": "grow_disk", "vm": "web01", "slot": "scsi.99"},
+    ],
+)
+async def test_administrators_are_told_what_is_not_there(both, wish):
+    lab, _ = both
+    with pytest.raises(UsageError):
+        await lab.administrator(**wish)
