@@ -159,7 +159,14 @@ class Hotplug:
         if sector == 512 and self._bank.has_reflink:
             self._bank.unshare(plug.path)
         limit = size - plug.faults.missing_bytes if plug.faults.missing_bytes else 0
-        loop = loops.attach(self._backing(plug), node, sector_bytes=sector, limit_bytes=limit)
+        loop = loops.attach(
+            self._backing(plug),
+            node,
+            sector_bytes=sector,
+            limit_bytes=limit,
+            # The proof reads; on a bad file that may fail, and counts.
+            is_strict=not plug.faults.needs_bad_file,
+        )
         return replace(plug, loop_number=loop.number, sector_bytes=sector, diskseq=int(loop.fact("diskseq")))
 
     def _backing(self, plug: Plug) -> Path:

@@ -125,16 +125,14 @@ def attach(
 
 
 def make_node(number: int, node: Path) -> None:
-    """Our own node, or a link to the system's where ours cannot be opened (nodev)."""
+    """Our own node, or a link to the system's where ours cannot be made or opened (container, nodev)."""
     node.unlink(missing_ok=True)
     major, minor = (int(part) for part in (_SYS_BLOCK / f"loop{number}/dev").read_text().split(":"))
-    os.mknod(node, stat.S_IFBLK | 0o600, os.makedev(major, minor))
     try:
+        os.mknod(node, stat.S_IFBLK | 0o600, os.makedev(major, minor))
         os.close(os.open(node, os.O_RDONLY))
-    except OSError as failure:
-        if failure.errno != errno.EACCES:
-            raise
-        node.unlink()
+    except PermissionError:
+        node.unlink(missing_ok=True)
         node.symlink_to(f"/dev/loop{number}")
 
 

@@ -306,6 +306,14 @@ def test_bad_range_fails_exactly(loop_bus: Bus) -> None:
 
 @pytest.mark.root
 @needs_root
+def test_disk_that_is_bad_all_over_still_appears(loop_bus: Bus) -> None:
+    name = loop_bus.plug(bad_ranges=[(0, SIZE)])
+    with pytest.raises(OSError, match="Input/output error"):
+        loop_bus.read(name, 4096, 4096)
+
+
+@pytest.mark.root
+@needs_root
 def test_device_vanishes_in_the_middle(loop_bus: Bus) -> None:
     name = loop_bus.plug(vanish_after_bytes=2 * MIB)
     descriptor = os.open(loop_bus.node(name), os.O_RDONLY | os.O_DIRECT)

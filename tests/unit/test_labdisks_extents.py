@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mover.lab import extents
+from mover.lab import extents, loops
+from mover.lab.disks import DiskBank
 
 GRAIN = extents.GRAIN_BYTES
+ALLOCATED_ONLY = -1
+"""Space reserved but never written: it reads as zero."""
 QUIET = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -31,29 +35,47 @@ def by_hand(new: bytes, old: bytes) -> list[extents.Row]:
 
 
 writes = st.lists(
-    st.tuples(st.integers(0, 40 * GRAIN - 1), st.integers(1, 3 * GRAIN), st.sampled_from([0, 7, 255])), max_size=8
+    st.tuples(st.integers(0, 40 * GRAIN - 1), st.integers(1, 3 * GRAIN), st.sampled_from([0, 7, 255, ALLOCATED_ONLY])),
+    max_size=8,
 )
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "xfs"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder on this machine's own file system, and one where clones share extents."""
+    if request.param and loops.usable() is not None:
+        pytest.skip(f"loop devices: {loops.usable()}")
+    bank = DiskBank(tmp_path, use_loop=request.param)
+    assert bank.has_reflink or not request.param
+    yield bank.root
+    bank.close()
 
 
 @QUIET
 @given(first=writes, second=writes, odd=st.integers(0, GRAIN - 1))
-def test_difference_is_what_a_slow_comparison_finds(tmp_path: Path, first: list, second: list, odd: int) -> None:
+def test_difference_is_what_a_slow_comparison_finds(folder: Path, first: list, second: list, odd: int) -> None:
     size = 40 * GRAIN + odd
-    old, new = tmp_path / "old", tmp_path / "new"
+    old, new = folder / "old", folder / "new"
     new.unlink(missing_ok=True)
     written(old, size, first)
     if not extents.reflink(old, new):
         extents.copy_sparse(old, new)
     written(new, size, second, fresh=False)
     assert extents.difference(new, old) == by_hand(new.read_bytes(), old.read_bytes())
+    assert extents.difference(old, new) == by_hand(old.read_bytes(), new.read_bytes())
 
 
 def written(path: Path, size: int, changes: list[tuple[int, int, int]], *, fresh: bool = True) -> None:
     with open(path, "wb" if fresh else "r+b") as file:
         file.truncate(size)
         for offset, length, value in changes:
+            length = min(length, size - offset)
+            if value == ALLOCATED_ONLY:
+                file.flush()
+                os.posix_fallocate(file.fileno(), offset, length)
+                continue
             file.seek(offset)
-            file.write(bytes([value]) * min(length, size - offset))
+            file.write(bytes([value]) * length)
 
 
 @QUIET
