@@ -50,7 +50,7 @@ def serve(
     """Run ordered jobs, reconcile, and serve /metrics and /healthz until SIGTERM."""
     from mover import daemon as work
 
-    run(work.serve, config, assign, False, serve__host=host, serve__port=port)
+    run(work.serve, config, assign, False, is_daemon=True, serve__host=host, serve__port=port)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from mover.device.locate import Locator
 from mover.device.smbios import own_identity
 from mover.errors import ConfigError
 from mover.hypervisor.nutanix.ahv import Ahv, connect
+from mover.hypervisor.protocol import Hypervisor
 from mover.jobs.book import JobBook
 from mover.jobs.engine import Engine
 from mover.jobs.lock import executor_lock
@@ -26,13 +27,15 @@ from mover.jobs.steps import Operation, Steps, Values
 from mover.model.machine import Vm
 from mover.operations.backup import backup_vm
 from mover.operations.names import install_id
-from mover.operations.node import Lanes, Node
+from mover.operations.node import Lanes, Node, ReadingNode
+from mover.operations.preflight import PreflightPorts
 from mover.operations.progress import ProgressSink, ignore_progress
 from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
 from mover.operations.restore import restore_disk_into, restore_vm
 from mover.pipeline.flow import Budget
 from mover.pipeline.workers import Workers
 from mover.repository.repository import Repository
+from mover.storage.probe import probe
 from mover.storage.protocol import Store
 from mover.storage.stack import open_store
 
@@ -103,12 +106,10 @@ def make_budget(settings: Settings) -> Budget:
     return Budget(settings.data.budget)
 
 
-async def proxy_of(hypervisor: Ahv, settings: Settings) -> Vm:
+async def proxy_of(hypervisor: Hypervisor, settings: Settings) -> Vm:
     """Our own VM: by the setting, else by SMBIOS UUID and MAC addresses. Raises ProxyUnfit."""
-    if settings.node.proxy_uuid:
-        return await hypervisor.vm(settings.node.proxy_uuid.lower())
-    uuid, macs = own_identity(settings.node.device_root)
-    return await hypervisor.find_proxy(uuid, macs)
+    own = own_identity(settings.node.device_root, proxy_uuid=settings.node.proxy_uuid)
+    return await hypervisor.find_proxy(own.smbios_uuid, own.mac_addresses)
 
 
 def inspect_guard(settings: Settings) -> list[guard.GuardFinding]:
@@ -152,6 +153,41 @@ async def node(
             active_jobs=book.active,
             progress=progress,
         )
+
+
+@asynccontextmanager
+async def reading_node(
+    settings: Settings, *, progress: ProgressSink = ignore_progress, clock: Clock | None = None
+) -> AsyncIterator[ReadingNode]:
+    """What reading a repository needs: no Prism, no catalog, no jobs."""
+    clock = clock or SystemClock()
+    budget = make_budget(settings)
+    async with repository(settings, clock, budget) as opened:
+        with Workers(settings.data, budget) as workers:
+            yield ReadingNode(settings, clock, opened, workers, progress)
+
+
+@asynccontextmanager
+async def looking_node(settings: Settings, *, apply: bool) -> AsyncIterator[Node]:
+    """A node that runs no jobs; to ``apply`` it must be the only executor. Raises StateFolderBusy."""
+    clock = SystemClock()
+    with executor_lock(settings.state_dir) if apply else nullcontext():
+        async with job_book(settings, clock) as book, node(settings, book=book, clock=clock) as ready:
+            yield ready
+
+
+def preflight_ports(settings: Settings, clock: Clock) -> PreflightPorts:
+    """What ``mover check`` looks through."""
+    return PreflightPorts(
+        settings=settings,
+        clock=clock,
+        prism=lambda: prism(settings, clock),
+        proxy=lambda hypervisor: proxy_of(hypervisor, settings),
+        guard=lambda: inspect_guard(settings),
+        store=lambda: store(settings, clock),
+        probe=probe,
+        repository=lambda: repository(settings, clock),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,8 +189,8 @@ class ServeSettings(Section):
 
 
 class LogSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is logged."""
+    level: Literal["auto", "debug", "info", "warning", "error"] = "auto"
+    """What is logged. auto: info for the daemon, warnings for commands, whose tables say the rest."""
     format: Literal["auto", "text", "json"] = "auto"
     """auto: text on a terminal, JSON elsewhere."""
 

@@ -22,7 +22,13 @@ _SECRET_TEXT = re.compile(r"(?i)\b(basic|bearer)\s+[A-Za-z0-9+/=._-]{6,}|(?<=://
 MASK = "***"
 
 
-def configure(settings: LogSettings, *, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
+def configure(
+    settings: LogSettings,
+    *,
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+    is_daemon: bool = False,
+) -> None:
     """Set up logging for this process. secrets: values that must never show, wherever they stand."""
     out = stream or sys.stderr
     as_text = settings.format == "text" or (settings.format == "auto" and out.isatty())
@@ -44,7 +50,8 @@ def configure(settings: LogSettings, *, secrets: Iterable[str] = (), stream: Tex
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=render, foreign_pre_chain=shared))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.level.upper())
+    usual = "info" if is_daemon else "warning"
+    root.setLevel((usual if settings.level == "auto" else settings.level).upper())
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import typer
+from rich.console import RenderableType
 from rich.text import Text
 
 from mover import app
@@ -35,7 +36,7 @@ async def inventory(session: Session, *, full: bool) -> None:
         except MoverError as error:
             proxy_uuid = None
             session.console.remark(f"note: {error.message}. {error.remedy}", "yellow")
-    shown = [places_table(found), Text()] if full else []
+    shown: list[RenderableType] = [places_table(found), Text()] if full else []
     session.console.answer(_plain(found), *shown, vms_table(found, proxy_uuid=proxy_uuid))
 
 
@@ -75,7 +76,7 @@ async def delete_point(session: Session, text: str, *, force: bool) -> None:
 
 async def orphans(session: Session, *, apply: bool) -> None:
     """The plan of reconcile, or its doing."""
-    async with app.settled_node(session.settings) as node:
+    async with app.looking_node(session.settings, apply=apply) as node:
         done = [item.as_dict() for item in await reconcile(node, apply=apply)]
     table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
     session.console.answer({"applied": apply, "actions": done}, table)

@@ -24,11 +24,14 @@ app.add_typer(points_app, name="points", rich_help_panel=None)
 app.add_typer(job_app, name="job")
 
 
-def run(work: Any, config: Path | None, assign: list[str] | None, as_json: bool, **flags: Any) -> None:
+def run(
+    work: Any, config: Path | None, assign: list[str] | None, as_json: bool, *, is_daemon: bool = False, **flags: Any
+) -> None:
+    """Hand a command's work over. flags: settings with ``__`` for the dot → values, None where not given."""
     from mover.cli.run import command
 
     named = {name.replace("__", "."): value for name, value in flags.items()}
-    command(work, config=config, assignments=assign, as_json=as_json, flags=named)
+    command(work, config=config, assignments=assign, as_json=as_json, flags=named, is_daemon=is_daemon)
 
 
 def _version(wanted: bool) -> None:

@@ -38,13 +38,14 @@ def command(
     assignments: Sequence[str] | None = None,
     as_json: bool = False,
     flags: dict[str, Any] | None = None,
+    is_daemon: bool = False,
 ) -> None:
     """Run one command to its exit code. flags: dotted setting → value of the command's own options."""
     console = Console(as_json=as_json)
     try:
         file = config or next((path for path in DEFAULT_FILES if path.is_file()), None)
         settings = load(file, flags={**_assigned(assignments or ()), **(flags or {})})
-        logs.configure(settings.log, secrets=_secrets(settings))
+        logs.configure(settings.log, secrets=_secrets(settings), is_daemon=is_daemon)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_awaited(work(Session(settings, console, file))))
     except KeyboardInterrupt:

@@ -140,7 +140,8 @@ def orphans_table(actions: Sequence[Values]) -> Table:
 def jobs_table(jobs: Sequence[Job]) -> Table:
     table = grid("job", "operation", "of", "state", "since", "error")
     for job in jobs:
-        of = job.request.get("vm_name") or job.request.get("name") or job.request.get("point_id", "")[:8]
+        request = job.request
+        of = request.get("vm_name") or request.get("name") or request.get("point_id", "")[:8]
         since = iso(job.changed_at).replace("T", " ").rstrip("Z")
         table.add_row(job.id, job.operation, of, str(job.state), since, job.error.code if job.error else "")
     return table

@@ -20,6 +20,7 @@ from mover.errors import Damaged
 from mover.lab import filesystems
 from mover.lab.server import Lab
 from mover.model.machine import Inventory
+from mover.operations.node import ReadingNode
 from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK, BackupRequest, RestoreDiskRequest, RestoreRequest
 from mover.operations.tofile import restore_to_file
 from mover.operations.verify import verify_point
@@ -45,6 +46,11 @@ class _Tour:
     reports: list[Mapping[str, Any]] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
     number: int = 0
+
+    @property
+    def reading(self) -> ReadingNode:
+        node = self.executor.node
+        return ReadingNode(node.settings, node.clock, node.repository, node.workers, node.progress)
 
     def scene(self, title: str) -> None:
         self.number += 1
@@ -111,7 +117,7 @@ async def _backup(tour: _Tour, inventory: Inventory) -> None:
     requests = [BackupRequest.of(vm, node.settings.backup, tour.clock) for vm in vms]
     reports = await tour.jobs([(BACKUP, request.values()) for request in requests])
     for report in reports:
-        await verify_point(node, report["point"])
+        await verify_point(tour.reading, report["point"])
     tour.reports += reports
 
 
@@ -124,7 +130,7 @@ async def _restore_three_ways(tour: _Tour, inventory: Inventory) -> None:
     whole = RestoreRequest(point_id=points["files01"], name=RESTORED)
     single = RestoreDiskRequest(point_id=points["web01"], disk="scsi.0", vm_uuid=target.uuid)
     reports = await tour.jobs([(RESTORE, whole.values()), (RESTORE_DISK, single.values())])
-    await restore_to_file(node, points["db01"], "scsi.0", file)
+    await restore_to_file(tour.reading, points["db01"], "scsi.0", file)
     tour.scene("Proof: byte for byte against the snapshots, and a file-system check of what came back")
     slot = reports[1]["disks"][0]["slot"]
     places = {

@@ -15,7 +15,7 @@ from mover.config import LogSettings
 def lines(request):
     stream = io.StringIO()
     saved = logging.getLogger().handlers[:], logging.getLogger().level
-    logs.configure(LogSettings(format="json"), secrets=["hunter2-and-more"], stream=stream)
+    logs.configure(LogSettings(format="json", level="info"), secrets=["hunter2-and-more"], stream=stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     logging.getLogger().handlers[:], level = saved
     logging.getLogger().setLevel(level)
