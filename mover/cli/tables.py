@@ -66,7 +66,7 @@ def points_table(points: Sequence[Values]) -> Table:
             point["vm"],
             point["frozen_at"].replace("T", " ").rstrip("Z"),
             *(format_size(point[key]) for key in ("size_bytes", "bytes_read", "bytes_stored")),
-            {"incremental": "incr", "full": "full"}.get(point["mode"], point["mode"]) + marks,
+            f"{'incr' if point['mode'] == 'incremental' else point['mode']}{marks}",
         )
     return table
 
