@@ -69,7 +69,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._check_root()
             raise object_missing(name, str(self.path)) from None
-        if len(data) != wanted:
+        if len(data) != wanted or offset_bytes + wanted > size_bytes:
             raise object_short(name, wanted_end=offset_bytes + wanted, found_end=size_bytes)
         return data
 

@@ -74,12 +74,9 @@ class ObjectStore:
         return (await self._existing(name, self._get_whole(self._path(name)))).to_bytes()
 
     async def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> Bytes:
-        if length_bytes == 0:
-            return b""
         wanted_end = offset_bytes + length_bytes
-        request = obstore.get_range_async(self._client, self._path(name), start=offset_bytes, length=length_bytes)
         try:
-            data = memoryview(await self._existing(name, request))
+            data = await self._existing(name, self._get_part(name, offset_bytes, length_bytes))
         except StorageError as error:
             if not is_out_of_range(error):
                 raise
@@ -153,6 +150,16 @@ class ObjectStore:
                 return
             except BufferError:
                 await self._clock.sleep(_RELEASE_WAIT_S)
+
+    async def _get_part(self, name: str, offset_bytes: int, length_bytes: int) -> memoryview:
+        path = self._path(name)
+        if length_bytes:
+            found = await obstore.get_range_async(self._client, path, start=offset_bytes, length=length_bytes)
+            return memoryview(found)
+        meta = await obstore.head_async(self._client, path)  # there is no empty range in HTTP
+        if meta["size"] < offset_bytes:
+            raise object_short(name, wanted_end=offset_bytes, found_end=meta["size"])
+        return memoryview(b"")
 
     async def _get_whole(self, path: str) -> obstore.Bytes:
         return await (await obstore.get_async(self._client, path)).bytes_async()

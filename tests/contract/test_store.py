@@ -121,17 +121,19 @@ async def test_what_is_missing_is_said_by_name(store: Store) -> None:
             await store.get(name)
         with pytest.raises(ObjectMissing, match=name):
             await store.get_range(name, 0, 1)
+        with pytest.raises(ObjectMissing, match=name):
+            await store.get_range(name, 0, 0)
 
 
 async def test_ranges_are_exact(store: Store) -> None:
     data = secret_bytes(100_000)
     await store.create("packs/0a/ranges", [data])
-    for offset_bytes, length_bytes in ((0, 1), (0, 100_000), (99_999, 1), (12_345, 54_321), (7, 0)):
+    for offset_bytes, length_bytes in ((0, 1), (0, 100_000), (99_999, 1), (12_345, 54_321), (7, 0), (100_000, 0)):
         found = await store.get_range("packs/0a/ranges", offset_bytes, length_bytes)
         assert bytes(found) == data[offset_bytes : offset_bytes + length_bytes]
 
 
-@pytest.mark.parametrize(("offset_bytes", "length_bytes"), [(90, 20), (100, 1), (500, 10)])
+@pytest.mark.parametrize(("offset_bytes", "length_bytes"), [(90, 20), (100, 1), (500, 10), (500, 0)])
 async def test_a_range_beyond_the_end_is_an_error(store: Store, offset_bytes: int, length_bytes: int) -> None:
     await store.create("packs/0a/short", [bytes(100)])
     with pytest.raises(StorageError, match="packs/0a/short ends at byte 100") as error:
