@@ -68,7 +68,8 @@ def _programs() -> tuple[Path, ...]:
     for folder, folders, names in os.walk(library):
         folders[:] = [name for name in folders if name not in {"site-packages", "dist-packages", "__pycache__"}]
         found += [Path(folder, name) for name in names if name.endswith((".py", ".so"))]
-    return tuple(sorted(found)) or (Path(__file__),)
+    # Small ones cost an open each.
+    return tuple(sorted(path for path in found if path.stat().st_size >= 32 * KIB)) or (Path(__file__),)
 
 
 def program(dice: Generator, size_bytes: int) -> bytes:

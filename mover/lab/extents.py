@@ -169,16 +169,14 @@ def difference(path: Path, base: Path) -> list[Row]:
 
 def _difference(new: int, old: int) -> list[Row]:
     size, old_size = os.fstat(new).st_size, os.fstat(old).st_size
-    # A shared extent may go beyond the end of the smaller file only in its last grain.
-    common = min(size, old_size)
+    # A grain that the old file ends in belongs to the grown tail.
+    common = size if size <= old_size else old_size - old_size % GRAIN_BYTES
     rows: list[Row] = []
     for start, end in _suspects(new, old, common):
         for at in range(start, end, _WINDOW_BYTES):
             rows.extend(_compared(new, old, at, min(_WINDOW_BYTES, end - at)))
     if size > old_size:
-        tail = old_size - old_size % GRAIN_BYTES
-        rows = [row for row in rows if row[0] < tail]
-        rows.extend(_tiled(data_spans(new), tail, size))
+        rows.extend(_tiled(data_spans(new), common, size))
     return _merged(rows)
 
 

@@ -65,6 +65,28 @@ def test_difference_is_what_a_slow_comparison_finds(folder: Path, first: list, s
     assert extents.difference(old, new) == by_hand(old.read_bytes(), new.read_bytes())
 
 
+@QUIET
+@given(first=writes, second=writes, odd=st.integers(0, GRAIN - 1), grown=st.integers(1, 5 * GRAIN))
+def test_difference_of_a_grown_disk_covers_all_that_differs(
+    folder: Path, first: list, second: list, odd: int, grown: int
+) -> None:
+    size = 40 * GRAIN + odd
+    old, new = folder / "old", folder / "new"
+    new.unlink(missing_ok=True)
+    written(old, size, first)
+    if not extents.reflink(old, new):
+        extents.copy_sparse(old, new)
+    written(new, size + grown, second, fresh=False)
+    rebuilt, wanted = bytearray(old.read_bytes() + bytes(grown)), new.read_bytes()
+    at = 0
+    for offset, length, is_zero in extents.difference(new, old):
+        assert offset >= at
+        at = offset + length
+        rebuilt[offset:at] = bytes(length) if is_zero else wanted[offset:at]
+    assert at == len(wanted)
+    assert rebuilt == wanted
+
+
 def written(path: Path, size: int, changes: list[tuple[int, int, int]], *, fresh: bool = True) -> None:
     with open(path, "wb" if fresh else "r+b") as file:
         file.truncate(size)
