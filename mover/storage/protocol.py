@@ -26,7 +26,8 @@ class StoreTraits:
     """What a store promises beyond the contract, as probed or known."""
 
     has_create_only: bool
-    """A second create of a name is refused, even in a race."""
+    """A second create of a name is refused, even in a race. False is the weaker mode: every
+    create looks first, so only two creates within the same moment can both succeed."""
     list_lag_s: float
     """After this many seconds a listing shows every put."""
     description: str

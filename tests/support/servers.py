@@ -104,6 +104,7 @@ def start_seaweed(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     (folder / "data").mkdir()
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     command = [
+        *_dies_with_us(),
         _weed(),
         "mini",
         f"-dir={folder / 'data'}",
@@ -169,6 +170,12 @@ async def careless_front(seaweed: Seaweed) -> AsyncIterator[str]:
 def _is_kept(header: str) -> bool:
     name = header.lower()
     return name not in ("if-none-match", "authorization", "host") and not name.startswith("x-amz-")
+
+
+def _dies_with_us() -> list[str]:
+    """A prefix for a command whose process is not to outlive a killed test run."""
+    found = shutil.which("setpriv")
+    return [found, "--pdeathsig", "KILL"] if found else []
 
 
 def _weed() -> str:
