@@ -12,6 +12,7 @@ from mover.config import HookSettings
 from mover.errors import HookFailed, HypervisorError, MoverError, NotFound, RepositoryError, StorageError
 from mover.metrics import ORPHANS
 from mover.model.machine import Leftovers, Vm
+from mover.model.point import PointSummary
 from mover.operations.attach import detach
 from mover.operations.decide import newest_base
 from mover.operations.hooks import run_hook
@@ -49,13 +50,15 @@ async def look(node: Node, *, ended_job: str | None = None) -> Observed:
     entries = [entry for entry in await node.ledger.entries() if entry.is_open or _may_linger(entry)]
     named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.is_open and "vm_uuid" in entry.facts}
     made = {entry.identity for entry in entries if entry.is_open and entry.kind is Kind.VM and entry.identity}
+    bases, unreadable = await _bases(node)
     return Observed(
         now=node.clock.now(),
         install=node.install,
         repository_id=node.repository.id,
         entries=entries,
         active_jobs=active,
-        bases=await _bases(node),
+        bases=bases,
+        unreadable_points=unreadable,
         leftovers=await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid),
         vms={uuid: await _vm(node, uuid) for uuid in sorted(named | made)},
         life_s=node.settings.prism.snapshot_life,
@@ -67,19 +70,20 @@ def _may_linger(entry: Entry) -> bool:
     return (entry.kind, entry.state) in ((Kind.SNAPSHOT, State.GONE), (Kind.VM, State.GIVEN))
 
 
-async def _bases(node: Node) -> dict[str, str] | None:
-    """Snapshot → point, for the newest base of each VM. None when the repository cannot say."""
+async def _bases(node: Node) -> tuple[dict[str, str] | None, list[str]]:
+    """Snapshot → point, for the newest base of each VM (None: the repository cannot say); and unreadable points."""
+    by_vm: dict[str, list[PointSummary]] = {}
     try:
         points = await node.repository.points()
-        by_vm: dict[str, list[Any]] = {}
         for point in points:
             by_vm.setdefault(point.vm_uuid, []).append(point)
         newest = [base for base in map(newest_base, by_vm.values()) if base is not None]
         loaded = [await node.repository.load(base) for base in newest]
     except (RepositoryError, StorageError) as error:
         _LOG.warning("bases unknown, snapshots are left alone", error=error.message)
-        return None
-    return {point.snapshot_uuid: point.id for point in loaded if point.snapshot_uuid}
+        return None, []
+    bases = {point.snapshot_uuid: point.id for point in loaded if point.snapshot_uuid}
+    return bases, [point.id for point in points if point.problem]
 
 
 async def _vm(node: Node, uuid: str) -> Vm | None:
@@ -129,6 +133,7 @@ async def drop_entry(node: Node, entry: Entry) -> None:
         entries=[entry],
         active_jobs=(),
         bases=None,
+        unreadable_points=(),
         leftovers=Leftovers((), (), ()),
         vms={vm_uuid: await _vm(node, vm_uuid)},
         life_s=node.settings.prism.snapshot_life,

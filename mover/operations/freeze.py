@@ -105,6 +105,7 @@ async def _snapshot(node: Node, request: BackupRequest, job: str) -> Snapshot:
     tries = await node.ledger.entries(job, Kind.SNAPSHOT)
     name = node.name(job, f"snapshot-{len(tries) + 1}")
     facts = {"name": name, "vm_uuid": request.vm_uuid, "repository": node.repository.id}
+    facts["point"] = request.point_id
     entry = await node.ledger.intend(Kind.SNAPSHOT, job=job, ordinal=0, facts=facts)
     for last in (False,) * (_TRIES - 1) + (True,):
         try:

@@ -67,6 +67,8 @@ class Observed:
     active_jobs: Collection[str]
     bases: Mapping[str, str] | None
     """Snapshot UUID → restore point, of the bases of committed points; None: the repository did not say."""
+    unreadable_points: Collection[str]
+    """Points whose manifest is damaged: what they need is not known, so it stays."""
     leftovers: Leftovers
     vms: Mapping[str, Vm | None]
     """The VMs that entries name, as they are now; None: gone."""
@@ -182,7 +184,7 @@ def _plan_snapshot(entry: Entry, seen: Observed) -> Iterator[Action]:
     repository = entry.facts.get("repository")
     if repository != seen.repository_id:
         return
-    if seen.bases is None:
+    if seen.bases is None or entry.facts.get("point") in seen.unreadable_points:
         return
     point = seen.bases.get(snapshot.uuid)
     if point is None:

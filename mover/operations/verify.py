@@ -36,7 +36,7 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
         shown = ", ".join(objects[:_NAMED]) + (" …" if len(objects) > _NAMED else "")
         raise Damaged(
             f"Restore point {whole.id} of {whole.vm_name} is damaged: {shown}",
-            remedy="Restore from another point, or repair the store from a copy of it; the next full backup heals by itself.",
+            remedy="Restore from another point, or repair the store from a copy of it.",
             objects=objects,
             lost_bytes=lost,
             disks=sorted({str(image.slot) for image, _ in damage}),

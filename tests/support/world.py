@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,6 @@ class TestClock(FakeClock):
 
 
 async def _for_ever() -> None:
-    import asyncio
-
     await asyncio.Event().wait()
 
 
@@ -69,8 +68,6 @@ class World:
         return self.last_steps
 
     def request(self, vm: Vm, **wishes: Any) -> BackupRequest:
-        from dataclasses import replace
-
         return replace(BackupRequest.of(vm, self.node.settings.backup, self.clock), **wishes)
 
     async def backup(self, vm: Vm, *, steps: DirectSteps | None = None, **wishes: Any) -> dict[str, Any]:

@@ -1,0 +1,256 @@
+"""Names, selection, hooks, values, preflight lines: the small parts of operations."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mover.config import HookSettings
+from mover.errors import (
+    AmbiguousName,
+    HookFailed,
+    HypervisorUnreachable,
+    NoSuchVm,
+    ProxyUnfit,
+    RequestRefused,
+    UsageError,
+)
+from mover.hypervisor.protocol import About
+from mover.model.machine import Disk, DiskKind, Slot, Vm
+from mover.operations.hooks import run_hook
+from mover.operations.names import install_id, job_of, name_of, prefix_of
+from mover.operations.preflight import PreflightPorts, preflight
+from mover.operations.request import BackupRequest, RestoreDiskRequest, RestoreRequest
+from mover.operations.select import exclusions, select_vms
+from mover.operations.values import dump, load
+from mover.storage.probe import probe
+from mover.units import GIB
+from tests.support.fakehypervisor import CLUSTER
+from tests.support.world import world
+
+VALUES = {"vm_name": "web 1", "vm_uuid": "u1", "job_id": "j1"}
+
+
+# --- names ---
+
+
+def test_the_install_id_is_made_once(tmp_path):
+    first = install_id(tmp_path / "state")
+    assert install_id(tmp_path / "state") == first
+    assert len(first) == 8
+    assert install_id(tmp_path / "other") != first
+
+
+def test_a_name_tells_whose_it_is():
+    name = name_of(install="0a1b2c3d", node="Backup-Node-1", job="0123456789abcdef", kind="snapshot-1")
+    assert name == "mover-0a1b2c3d-backupno-0123456789abcdef-snapshot-1"
+    assert name.startswith(prefix_of("0a1b2c3d"))
+    assert job_of(name, "0a1b2c3d") == "0123456789abcdef"
+    assert job_of(name, "ffffffff") is None
+    assert job_of("mover-web01", "0a1b2c3d") is None
+
+
+def test_names_stay_within_what_prism_takes():
+    assert len(name_of(install="0" * 8, node="!", job="0" * 16, kind="k" * 20)) <= 64
+    with pytest.raises(ValueError, match="longer than 64"):
+        name_of(install="0" * 8, node="n" * 8, job="0" * 16, kind="k" * 30)
+
+
+# --- selection ---
+
+
+def vm(name, uuid, **facts):
+    return Vm(uuid, name, CLUSTER.uuid, None, True, (), **facts)
+
+
+VMS = [
+    vm("web01", "u1"),
+    vm("web02", "u2"),
+    vm("db", "u3"),
+    vm("db", "u4"),
+    vm("proxy", "p"),
+    vm("cvm", "c", refusal="CVM"),
+]
+
+
+def names(*words):
+    return [found.uuid for found in select_vms(VMS, words, proxy_uuid="p")]
+
+
+def test_vms_are_meant_by_name_uuid_and_pattern():
+    assert names("web01") == ["u1"]
+    assert names("U3") == ["u3"]
+    assert names("web*", "web01") == ["u1", "u2"]
+    assert names("*") == ["u3", "u4", "u1", "u2"]
+
+
+def test_names_that_mean_none_or_several():
+    with pytest.raises(NoSuchVm) as caught:
+        names("web03")
+    assert "web02" in caught.value.remedy
+    with pytest.raises(NoSuchVm, match="zzz"):
+        names("zzz*")
+    with pytest.raises(AmbiguousName) as caught:
+        names("db")
+    assert caught.value.facts["uuids"] == ["u3", "u4"]
+
+
+def test_vms_that_are_never_backed_up():
+    with pytest.raises(ProxyUnfit):
+        names("proxy")
+    with pytest.raises(RequestRefused, match="CVM"):
+        names("cvm")
+
+
+def disk(slot, size):
+    return Disk(f"d-{slot}", Slot.parse(slot), DiskKind.DISK, size)
+
+
+def test_disks_are_left_out_by_slot_bus_and_size():
+    disks = [disk("scsi.0", GIB), disk("scsi.1", 40 * GIB), disk("sata.0", 3 * GIB)]
+    assert exclusions(disks, ["SCSI.1"]) == {"d-scsi.1": "SCSI.1"}
+    assert exclusions(disks, ["sata"]) == {"d-sata.0": "sata"}
+    assert exclusions(disks, [">2GiB"]) == {"d-scsi.1": ">2GiB", "d-sata.0": ">2GiB"}
+    assert exclusions(disks, ["<2GiB", "=3GiB"]) == {"d-scsi.0": "<2GiB", "d-sata.0": "=3GiB"}
+    assert exclusions(disks, []) == {}
+    for wrong in ("scsi.x", "", "42", ">much"):
+        with pytest.raises(UsageError):
+            exclusions(disks, [wrong])
+
+
+# --- hooks ---
+
+
+def shell(text, **facts):
+    return HookSettings(command=["/bin/sh", "-c", text], **facts)
+
+
+async def test_a_hook_gets_its_values_and_no_shell(tmp_path):
+    target = tmp_path / "out"
+    settings = HookSettings(command=["/usr/bin/touch", f"{target}-{{vm_name}}-{{job_id}}-{{other}}"])
+    assert await run_hook(settings, VALUES, which="pre-snapshot") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["out-web 1-j1-{other}"]
+    assert await run_hook(HookSettings(), VALUES, which="pre-snapshot") is None
+
+
+async def test_exit_codes_follow_the_policy():
+    with pytest.raises(HookFailed, match="exit code 3: why") as caught:
+        await run_hook(shell("echo why; exit 3"), VALUES, which="pre-snapshot")
+    assert "backup.pre_snapshot.on_failure" in caught.value.remedy
+    warning = await run_hook(shell("exit 3", on_failure="warn"), VALUES, which="post-snapshot")
+    assert "post-snapshot command /bin/sh ended with exit code 3" in warning
+    assert await run_hook(shell("exit 3", accept=[0, 3]), VALUES, which="pre-snapshot") is None
+    with pytest.raises(HookFailed, match="could not be started: No such file"):
+        await run_hook(HookSettings(command=["/nonexistent"]), VALUES, which="pre-snapshot")
+
+
+async def test_a_hook_that_takes_too_long_is_killed_with_its_children(tmp_path):
+    marker = tmp_path / "pid"
+    settings = shell(f"sleep 1000 & echo $! > {marker}; wait", timeout=0.2)
+    with pytest.raises(HookFailed, match=r"was killed after 0\.2 s"):
+        await run_hook(settings, VALUES, which="pre-snapshot")
+    assert is_dead(marker.read_text().strip())
+
+
+def is_dead(pid):
+    process = Path(f"/proc/{pid}/stat")
+    return not process.exists() or process.read_text().split()[2] == "Z"
+
+
+# --- values ---
+
+
+async def test_requests_and_models_survive_as_json(tmp_path):
+    async with world(tmp_path) as w:
+        vm = w.hypervisor.add_vm("web", [4096], can_quiesce=True)
+        assert load(Vm, dump(vm)) == vm
+        request = BackupRequest.of(vm, w.node.settings.backup, w.clock, full=True, exclude=("scsi.1",))
+        assert BackupRequest.read(request.values()) == request
+        assert request.hook("pre") == HookSettings()
+    restore = RestoreRequest("p", "n", network_map={"a": "b"})
+    assert RestoreRequest.read(restore.values()) == restore
+    into = RestoreDiskRequest("p", "scsi.0", "v", slot="scsi.3")
+    assert RestoreDiskRequest.read(into.values()) == into
+
+
+# --- preflight ---
+
+
+def ports(w, **changes):
+    @asynccontextmanager
+    async def giving(thing):
+        yield thing
+
+    async def proxy(hypervisor):
+        return w.hypervisor.named("proxy")
+
+    standard = {
+        "settings": w.node.settings,
+        "clock": w.clock,
+        "prism": lambda: giving(w.hypervisor),
+        "proxy": proxy,
+        "guard": lambda: [],
+        "store": lambda: giving(w.store),
+        "probe": probe,
+        "repository": lambda: giving(w.node.repository),
+    }
+    return PreflightPorts(**{**standard, **changes})
+
+
+async def lines_of(given):
+    return {line.subject: line for line in await preflight(given)}
+
+
+async def test_a_sound_node_has_only_good_lines(tmp_path):
+    async with world(tmp_path, prism__fingerprint="ab" * 32) as w:
+        lines = await lines_of(ports(w))
+    assert {line.state for line in lines.values()} == {"ok"}
+    assert list(lines) == [
+        "state folder",
+        "Prism",
+        "TLS",
+        "rights",
+        "clock",
+        "own VM",
+        "SCSI slots",
+        "container",
+        "store",
+        "store space",
+        "repository",
+    ]
+    assert lines["TLS"].what == "certificate checked by pinned fingerprint"
+
+
+async def test_each_problem_has_its_line_and_remedy(tmp_path):
+    async with world(tmp_path, limits__container_free="1PiB", prism__verify="no-i-accept-the-risk") as w:
+
+        async def about():
+            return About("element", "6.5", CLUSTER, "viewer", False, 400.0)
+
+        w.hypervisor.about = about
+        proxy = w.hypervisor.named("proxy")
+        w.hypervisor.put(replace(proxy, disks=tuple(Disk(f"d{n}", Slot("scsi", n), DiskKind.DISK) for n in range(256))))
+        lines = await lines_of(ports(w))
+        states = {subject: line.state for subject, line in lines.items()}
+        assert states["TLS"] == states["container"] == "note"
+        assert states["rights"] == states["clock"] == states["SCSI slots"] == "problem"
+        assert all(line.remedy for line in lines.values() if line.state != "ok")
+        w.hypervisor.put(replace(w.hypervisor.named("proxy"), cluster_uuid="elsewhere"))
+        assert (await lines_of(ports(w)))["own VM"].state == "problem"
+
+
+async def test_what_cannot_be_reached_is_a_line_and_not_an_end(tmp_path):
+    def down():
+        raise HypervisorUnreachable("no answer from prism", remedy="See the network.")
+
+    async with world(tmp_path) as w:
+        lines = await lines_of(ports(w, prism=down))
+        assert (lines["Prism"].state, lines["Prism"].what) == ("problem", "no answer from prism")
+        assert lines["repository"].state == "ok"
+        settings = w.node.settings.model_copy(update={"state_dir": tmp_path / "file" / "below"})
+        (tmp_path / "file").touch()
+        lines = await lines_of(ports(w, settings=settings))
+    assert lines["state folder"].state == "problem"
