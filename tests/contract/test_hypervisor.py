@@ -7,15 +7,12 @@ a question open the lab has a switch, and the whole journey runs in each positio
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from mover.clock import SystemClock
-from mover.config import PrismSettings
 from mover.errors import (
     BaseGone,
     CertificateRejected,
@@ -30,8 +27,7 @@ from mover.errors import (
     UnsupportedEndpoint,
 )
 from mover.hypervisor.nutanix.ahv import Ahv, connect
-from mover.hypervisor.protocol import Hypervisor, NicMode, VmRequest
-from mover.lab.server import DiskSpec, Lab, LabOptions, NicSpec, VmSpec
+from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.model.machine import (
     CloneSource,
     Consistency,
@@ -41,26 +37,9 @@ from mover.model.machine import (
     SnapshotState,
 )
 from mover.model.region import RegionKind
+from tests.support.prismworld import MIB, PREFIX, BriskClock, path_of, prism_world
 
-MIB = 1 << 20
 SIDES = ("element", "central")
-PREFIX = "mover-test0001-"
-WEB = VmSpec(
-    name="web01",
-    disks=(
-        DiskSpec(size_bytes=4 * MIB),
-        DiskSpec(size_bytes=2 * MIB, container="fast"),
-        DiskSpec(kind="CDROM", is_empty=True),
-        DiskSpec(kind="VOLUME_GROUP", size_bytes=MIB),
-    ),
-    nics=(NicSpec(ip_address="192.0.2.10"), NicSpec(network="vlan20", is_connected=False)),
-    categories={"Backup": ["Gold"]},
-    guest_tools="vss",
-)
-WIN = VmSpec(
-    name="win01", disks=(DiskSpec(size_bytes=2 * MIB),), boot_type="SECURE_BOOT", has_vtpm=True, machine_type="Q35"
-)
-
 SWITCHES: dict[str, dict[str, Any]] = {
     "as-is": {},
     "container-required": {"attach_container": "required"},
@@ -83,73 +62,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 
 
-class BriskClock(SystemClock):
-    """Real time, short waits: the lab's tasks take milliseconds."""
-
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(seconds / 20)
-
-
-@dataclass
-class World:
-    lab: Lab
-    ahv: Hypervisor
-    side: str
-    state_dir: Path
-
-    def settings(self, **changes: Any) -> PrismSettings:
-        url = self.lab.element_url if self.side == "element" else self.lab.central_url
-        values: dict[str, Any] = {
-            "url": f"{url}/api/nutanix/v3",
-            "username": self.lab.username,
-            "password": SecretStr(self.lab.password),
-            "fingerprint": self.lab.fingerprints,
-            **changes,
-        }
-        return PrismSettings(**values)
-
-    def uuid(self, name: str) -> str:
-        return self.lab.vms[name].uuid
-
-    def write(self, slot: str, offset_bytes: int, data: bytes) -> None:
-        with self.lab.disk_path("web01", slot).open("r+b") as file:
-            file.seek(offset_bytes)
-            file.write(data)
-
-    async def freeze(self, key: str, consistency: Consistency = Consistency.CRASH, vm: str = "web01"):
-        return await self.ahv.snapshot(
-            self.uuid(vm),
-            name=f"{PREFIX}{key}",
-            consistency=consistency,
-            key=f"{PREFIX}{key}",
-            expires_at=SystemClock().now() + 3600,
-        )
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory):
-    """One folder of lab certificates for the whole run: making them is the slowest part of a start."""
-    return tmp_path_factory.mktemp("certificates")
-
-
-async def new_world(tmp_path, certificates, side, **options) -> World:
-    chosen: dict[str, Any] = {"vms": (WEB, WIN), "use_loop": False, "certificate_dir": certificates, **options}
-    lab = await Lab.start(tmp_path / "lab", options=LabOptions(**chosen))
-    world = World(lab, None, side, tmp_path)  # type: ignore[arg-type]  # set in the next line, which needs the world
-    world.ahv = Ahv(world.settings(), clock=BriskClock(), state_dir=tmp_path)
-    return world
-
-
-async def end(world: World) -> None:
-    await world.ahv.close()
-    await world.lab.stop()
-
-
 @pytest.fixture(params=SIDES)
-async def world(request, tmp_path, certificates):
-    made = await new_world(tmp_path, certificates, request.param)
-    yield made
-    await end(made)
+async def world(request, tmp_path):
+    async with prism_world(tmp_path, request.param) as made:
+        yield made
 
 
 # --- the journey, in each position of each switch -----------------------------------------------
@@ -157,14 +73,11 @@ async def world(request, tmp_path, certificates):
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("switch", SWITCHES)
-async def test_the_whole_journey(tmp_path, certificates, side, switch):
-    world = await new_world(tmp_path, certificates, side, **SWITCHES[switch])
-    try:
+async def test_the_whole_journey(tmp_path, side, switch):
+    async with prism_world(tmp_path, side, **SWITCHES[switch]) as world:
         first, second = await _backups(world)
         await _restores(world)
         await _cleans(world, first, second)
-    finally:
-        await end(world)
 
 
 async def _backups(world):
@@ -256,10 +169,6 @@ async def _cleans(world, first, second):
             await ahv.vm(uuid)
     await ahv.delete_snapshot(second.uuid)
     assert "web01" in world.lab.vms
-
-
-def path_of(snapshot, disk) -> str:
-    return next(file.path for file in snapshot.files if file.vmdisk_uuid == disk.vmdisk_uuid)
 
 
 # --- one promise each ---------------------------------------------------------------------------
@@ -473,9 +382,8 @@ async def test_each_prism_has_a_certificate_of_its_own(world):
     await (await connect(by_ca, clock=BriskClock(), state_dir=world.state_dir)).close()
 
 
-async def test_a_central_whose_element_cannot_be_reached(tmp_path, certificates):
-    world = await new_world(tmp_path, certificates, "central", central_lists_unreachable=True)
-    try:
+async def test_a_central_whose_element_cannot_be_reached(tmp_path):
+    async with prism_world(tmp_path, "central", central_lists_unreachable=True) as world:
         with pytest.raises(ConfigError, match="several clusters"):
             await world.ahv.about()
         names = {cluster["name"]: cluster for cluster in await _cluster_names(world)}
@@ -492,8 +400,6 @@ async def test_a_central_whose_element_cannot_be_reached(tmp_path, certificates)
         await named.close()
         with pytest.raises(ConfigError, match="the Central"):
             await Ahv(world.settings(cluster="typo"), clock=BriskClock(), state_dir=tmp_path).about()
-    finally:
-        await end(world)
 
 
 async def _cluster_names(world):
@@ -502,18 +408,14 @@ async def _cluster_names(world):
     return [{"name": name.strip()} for name in caught.value.message.rpartition(":")[2].split(",")]
 
 
-async def test_the_clock_difference_is_measured(tmp_path, certificates):
-    world = await new_world(tmp_path, certificates, "element", clock_skew_s=600.0)
-    try:
+async def test_the_clock_difference_is_measured(tmp_path):
+    async with prism_world(tmp_path, "element", clock_skew_s=600.0) as world:
         assert 597 < (await world.ahv.about()).clock_offset_s < 603
-    finally:
-        await end(world)
 
 
-async def test_growth_is_complete_whether_or_not_the_tail_is_listed(tmp_path, certificates):
+async def test_growth_is_complete_whether_or_not_the_tail_is_listed(tmp_path):
     for number, listed in enumerate((True, False)):
-        world = await new_world(tmp_path / str(number), certificates, "element", list_grown_tail=listed)
-        try:
+        async with prism_world(tmp_path / str(number), "element", list_grown_tail=listed) as world:
             disk = (await world.ahv.vm(world.uuid("web01"))).data_disks()[0]
             first = await world.freeze("a")
             await world.lab.administrator("grow_disk", vm="web01", slot="scsi.0", size_bytes=6 * MIB)
@@ -524,14 +426,9 @@ async def test_growth_is_complete_whether_or_not_the_tail_is_listed(tmp_path, ce
                 path_of(second, grown), path_of(first, disk), size_bytes=grown.size_bytes
             )
             assert found.file_size_bytes == 6 * MIB
-        finally:
-            await end(world)
 
 
-async def test_a_quiesce_that_ends_in_error_is_said(tmp_path, certificates):
-    world = await new_world(tmp_path, certificates, "element", quiesce_failure="error")
-    try:
+async def test_a_quiesce_that_ends_in_error_is_said(tmp_path):
+    async with prism_world(tmp_path, "element", quiesce_failure="error") as world:
         with pytest.raises(SnapshotIncomplete):
             await world.freeze("q", Consistency.APPLICATION, vm="win01")
-    finally:
-        await end(world)

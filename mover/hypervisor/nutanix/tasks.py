@@ -75,7 +75,8 @@ class _V2Tasks:
         if self._can_poll:
             body = {"completed_tasks": [task_uuid], "timeout_interval": self._poll_s}
             try:
-                polled = await self.session.post("v2", "tasks/poll", body)
+                patience_s = self._poll_s + self.session.call_timeout_s
+                polled = await self.session.post("v2", "tasks/poll", body, timeout_s=patience_s)
             except (NotFound, RequestRefused):
                 self._can_poll = False
             else:
