@@ -140,7 +140,7 @@ class Engine:
         def gateway(side: str) -> Gateway:
             async def log_out(call: Call) -> Answer:
                 gates[side].end(call.cookie)
-                return Answer({"status": "success"})
+                return Answer({"external_logout_url_list": []})
 
             return Gateway(
                 side,

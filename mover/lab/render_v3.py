@@ -217,10 +217,7 @@ def element(cluster: Cluster) -> Json:
                 "software_map": {
                     "NOS": {"software_type": "NOS", "status": "INSTALLED", "version": options.aos_version}
                 },
-                "build": {
-                    "full_version": f"el8.5-release-fraser-{options.aos_version}",
-                    "version": options.aos_version,
-                },
+                "build": _build(f"el8.5-release-fraser-{options.aos_version}", options.aos_version),
                 "is_available": True,
                 "timezone": "UTC",
                 "operation_mode": "NORMAL",
@@ -237,7 +234,7 @@ def central(cluster: Cluster) -> Json:
         {
             "config": {
                 "service_list": ["PRISM_CENTRAL"],
-                "build": {"full_version": "pc.2024.3.1.1", "version": "pc"},
+                "build": _build("pc.2024.3.1.1", "pc"),
                 "is_available": True,
             },
             "network": {},
@@ -248,13 +245,19 @@ def central(cluster: Cluster) -> Json:
 def unreachable_element(cluster: Cluster) -> Json:
     """A second cluster, whose Element does not answer (an address for documentation)."""
     uuid = f"0006{cluster.state.cluster_uuid[4:-4]}dead"
-    config = {"service_list": ["AOS"], "build": {"version": "6.5"}, "is_available": False}
+    config = {"service_list": ["AOS"], "build": _build("el7.3-release-euphrates-6.5", "6.5"), "is_available": False}
     return _cluster(uuid, "far-away", {"config": config, "network": {"external_ip": "192.0.2.1"}})
+
+
+def _build(full_version: str, version: str) -> Json:
+    commit = {"commit_id": "0" * 40, "short_commit_id": "000000"}
+    return {"full_version": full_version, "version": version, "build_type": "release", **commit}
 
 
 def _cluster(uuid: str, name: str, resources: Json) -> Json:
     status = {"state": "COMPLETE", "name": name, "resources": resources}
-    return entity("cluster", uuid, {"name": name, "resources": resources}, status, spec_version=1)
+    spec = {"name": name, "resources": {"config": {}, "network": resources["network"]}}
+    return entity("cluster", uuid, spec, status, spec_version=1)
 
 
 def host(cluster: Cluster, record: HostRecord) -> Json:
