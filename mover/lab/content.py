@@ -5,6 +5,7 @@ Compresses by zstd to about 1 : 5 (logs), 1 : 3 (pages, programs) and 1 : 1 (pic
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from mover.units import KIB, MIB
 
@@ -36,7 +38,7 @@ def log_text(dice: Generator, size_bytes: int) -> bytes:
     digits = np.flatnonzero((template >= ord("0")) & (template <= ord("9")))[8:]
     digits = digits[digits < len(_LINE) - 10]
     chosen = digits[dice.permutation(len(digits))[: len(digits) // 2]]
-    lines[:, chosen] = dice.integers(ord("0"), ord("9") + 1, (len(lines), len(chosen)), np.uint8)
+    lines[:, chosen] = ord("0") + _random(dice, (len(lines), len(chosen))) % 10
     return lines.tobytes()[:size_bytes]
 
 
@@ -48,11 +50,14 @@ def pages(dice: Generator, size_bytes: int) -> bytes:
     for at, word in enumerate(_WORDS):
         words[at, : len(word)] = np.frombuffer(word, np.uint8)
     used = PAGE_BYTES // _ROW_BYTES * 3 // 4
-    picks = dice.integers(0, len(words), (count, used, 4))
+    picks = _random(dice, (count, used, 4)) % len(words)
     rows[:, :used, 32:96] = words[picks].reshape(count, used, 64)
-    rows[:, :used, :24] = dice.integers(0, 256, (count, used, 24), np.uint8)
-    rows[:, 0, :32] = dice.integers(0, 256, (count, 32), np.uint8)
+    rows[:, :used, :24] = _random(dice, (count, used, 24))
     return rows.tobytes()[:size_bytes]
+
+
+def _random(dice: Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.frombuffer(dice.bytes(math.prod(shape)), np.uint8).reshape(shape)
 
 
 def picture(dice: Generator, size_bytes: int) -> bytes:

@@ -70,10 +70,10 @@ class Hotplug:
         with self._lock:
             if vmdisk_uuid in self._plugs:
                 raise LabError(f"vmdisk {vmdisk_uuid} is plugged already", remedy="Detach it first.")
-            if faults.decoy:
-                self._plug_decoy(path.stat().st_size, vmdisk_uuid, slot_index)
-            plug = Plug(vmdisk_uuid, self._free_name(), path, slot_index, faults)
             try:
+                if faults.decoy:
+                    self._plug_decoy(path.stat().st_size, vmdisk_uuid, slot_index)
+                plug = Plug(vmdisk_uuid, self._free_name(), path, slot_index, faults)
                 self._remember(self._made(plug))
             except BaseException:
                 self.unplug(vmdisk_uuid)
@@ -276,7 +276,10 @@ class Hotplug:
     def _is_alive(self, plug: Plug) -> bool:
         if not self._use_loop or plug.loop_number is None or plug.faults.needs_bad_file:
             return False
-        return loops.backing_of(plug.loop_number) == str(plug.path)
+        is_visible = (self.root / "sys/block" / plug.name).exists()
+        has_node = (self.root / "dev" / plug.name).exists()
+        is_whole = has_node and (is_visible or not plug.is_shown)
+        return is_whole and loops.backing_of(plug.loop_number) == str(plug.path)
 
 
 def _need_direct_io(folder: Path) -> None:

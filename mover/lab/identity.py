@@ -116,6 +116,9 @@ def show(root: Path, name: str, identity: Identity, facts: BlockFacts) -> None:
     _write(block, {"dev": facts.dev, "size": str(facts.size_bytes // 512), "ro": "0", "diskseq": str(facts.diskseq)})
     _write(block / "queue", {"logical_block_size": str(facts.sector_bytes)})
     (block / "device").symlink_to(os.path.relpath(scsi, final))
+    if final.exists():
+        # Shown by a lab that was killed before it could note it.
+        shutil.rmtree(final)
     block.rename(final)
     for link in identity.link_names():
         path = root / "dev/disk/by-id" / link

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import struct
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mover.errors import LabError
-from mover.lab import loops
+from mover.lab import identity, loops
 from mover.lab.disks import DiskBank
 from mover.lab.hotplug import Hotplug, PlugFaults
 
@@ -384,3 +385,25 @@ def test_strange_loops_of_a_kill_are_freed_at_the_next_start(loop_bus: Bus) -> N
     stray = loops.attach(path, loop_bus.folder / "stray", sector_bytes=4096)
     Hotplug(loop_bus.folder / "kernel", loop_bus.bank)
     assert loops.backing_of(stray.number) is None
+
+
+@pytest.mark.parametrize("loss", ["not noted", "no node", "no sysfs", "noted only"])
+def test_a_kill_between_two_steps_is_made_good(bus: Bus, loss: str) -> None:
+    name = bus.plug()
+    plug = bus.hotplug.plugs()[UUID]
+    state = bus.hotplug.root / ".hotplug.json"
+    known = json.loads(state.read_text())
+    if loss == "not noted":
+        known["plugs"][0]["is_shown"] = False
+    elif loss == "no node":
+        bus.node(name).unlink()
+    elif loss == "no sysfs":
+        identity.hide(bus.hotplug.root, name)
+    else:
+        known["plugs"][0]["loop_number"] = None
+    state.write_text(json.dumps(known))
+    again = Hotplug(bus.folder / "kernel", bus.bank, seed=7, use_loop=bus.use_loop)
+    assert bus.shown() == {name}
+    assert bus.read(name, 0, 4096) == bus.wanted(0, 4096)
+    again.close()
+    assert plug.loop_number is None or loops.backing_of(plug.loop_number) is None
