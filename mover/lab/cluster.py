@@ -19,6 +19,7 @@ from mover.lab.answers import Refusal, TaskFailure, missing
 from mover.lab.disks import DiskBank
 from mover.lab.faults import Faults
 from mover.lab.hotplug import Hotplug, PlugFaults
+from mover.lab.operations import ELEMENT
 from mover.lab.options import LabOptions
 from mover.lab.state import DiskRecord, FrozenFile, SnapshotRecord, State, VmRecord
 from mover.lab.tasks import TaskBook
@@ -66,15 +67,17 @@ class Cluster:
 
     # --- looking --------------------------------------------------------------------------
 
-    def vm(self, uuid: str) -> VmRecord:
+    def vm(self, uuid: str, side: str = ELEMENT) -> VmRecord:
         """Raises Refusal 404; CVMs are not there for anybody."""
         found = self.state.vms.get(uuid.lower())
-        if found is None or found.is_controller:
+        if found is None or found.is_controller or (found.is_elsewhere and side == ELEMENT):
             raise missing("VM", uuid)
         return found
 
-    def vms(self) -> list[VmRecord]:
-        return [vm for vm in self.state.vms.values() if not vm.is_controller]
+    def vms(self, side: str = ELEMENT) -> list[VmRecord]:
+        """What one side lists: no CVMs, and another cluster's VMs on Central only."""
+        known = (vm for vm in self.state.vms.values() if not vm.is_controller)
+        return [vm for vm in known if side != ELEMENT or not vm.is_elsewhere]
 
     def is_proxy(self, vm: VmRecord) -> bool:
         return vm.uuid == self.state.proxy_uuid
@@ -156,6 +159,7 @@ class Cluster:
             return
         bites = self.faults.take("device", ATTACH, self._plug_about(vm, disk))
         wishes = {name: value for args in bites.values() for name, value in args.items()}
+        wishes.setdefault("spelling", self.options.serial_spelling)
         if self.options.sector_bytes:
             wishes.setdefault("sector_bytes", self.options.sector_bytes)
         await self.blocking(self.hotplug.unplug, disk.vmdisk_uuid)
@@ -192,5 +196,6 @@ class Cluster:
             if vmdisk_uuid not in disks and plug.decoy_of is None:
                 await self.blocking(self.hotplug.unplug, vmdisk_uuid)
         for vmdisk_uuid, disk in disks.items():
-            if proxy and vmdisk_uuid not in plugged:
+            # A kill in the midst of a detach may have left a disk without its file.
+            if proxy and vmdisk_uuid not in plugged and self.bank.path(vmdisk_uuid).exists():
                 await self.plug(proxy, disk)

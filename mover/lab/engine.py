@@ -182,6 +182,8 @@ class Engine:
         self.certificates = [ensure_certificate(folder, addresses[side]) for side in gateways]
         (self.folder / "ca.pem").write_bytes(b"".join(certificate_pem(path) for path in self.certificates))
         for (side, gateway), certificate in zip(gateways.items(), self.certificates, strict=True):
+            if side == ELEMENT and not self._options.has_element:
+                continue
             await self._open_port(gateway.application(), addresses[side], port, certificate)
         control = control_application(self._faults, self._calls, self.administrator.act, self.let_live, self._describe)
         await self._open_port(control, self.state.address, port + 1, None)

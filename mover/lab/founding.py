@@ -99,6 +99,7 @@ class Founder:
             protection_type=spec.protection_type,
             cbr_not_capable_reason=spec.cbr_not_capable_reason,
             is_controller=spec.is_controller,
+            is_elsewhere=spec.is_elsewhere,
             nvram_uuid=self._clock.new_uuid() if spec.boot_type != "LEGACY" else None,
             created_at=self._clock.now(),
             updated_at=self._clock.now(),

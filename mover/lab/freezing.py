@@ -114,10 +114,12 @@ class Freezer:
         await self.forget(snapshot)
 
     async def forget(self, snapshot: SnapshotRecord) -> None:
+        """Forgotten first, so that a kill leaves files that nobody lists, never a list without files."""
+        self._cluster.state.snapshots.pop(snapshot.uuid, None)
+        self._cluster.save()
         for file in snapshot.files:
             if file.frozen:
                 await self._cluster.blocking(self._cluster.bank.drop, self._cluster.frozen_file(file))
-        self._cluster.state.snapshots.pop(snapshot.uuid, None)
 
     async def _extend(self, args: dict[str, Any]) -> None:
         snapshot = self._cluster.state.snapshots.get(args["snapshot"])

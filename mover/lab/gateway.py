@@ -161,7 +161,7 @@ class Gateway:
         try:
             caller = self.gate.admit(request.headers.get("Authorization"), request.cookies.get(COOKIE))
             self._check_side(operation, request.query.get("proxyClusterUuid", ""))
-            if operation.is_change and not caller.is_admin:
+            if operation.needs_admin and not caller.is_admin:
                 raise Refusal(403, "ACCESS_DENIED", f"User {caller.username} may not do this.")
             body = self._checked(operation, raw)
             call = Call(
@@ -170,8 +170,12 @@ class Gateway:
             answer = await self._handlers[operation.name](call)
         except Refusal as refusal:
             answer = Answer(_shape(operation, refusal), refusal.status)
-        # Read-only calls change nothing but may have counted a wrong password or an expiry.
-        if operation.method != "GET" or answer.status == 401:
+        except FileNotFoundError:
+            # Deleted by somebody else between the look and the read.
+            gone = Refusal(404, "ENTITY_NOT_FOUND", "The file does not exist any more.")
+            answer = Answer(_shape(operation, gone), gone.status)
+        # A wrong password is counted for the lock-out.
+        if operation.is_change or answer.status == 401:
             self._cluster.save()
         return answer, caller
 

@@ -19,18 +19,23 @@ CENTRAL_ONLY = frozenset({CENTRAL})
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """sides: which Prism has it. is_change: needs a cluster admin. table: what the body must be."""
+    """sides: which Prism has it. needs_admin: a viewer gets 403. table: what the body must be."""
 
     name: str
     method: str
     path: str
     sides: frozenset[str] = BOTH
-    is_change: bool = False
+    needs_admin: bool = False
     table: Any = None
 
     @property
     def api(self) -> str:
         return self.name.partition(".")[0]
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it leaves the cluster otherwise than it was."""
+        return self.needs_admin and self.name != "v3.data.changed_regions"
 
     @property
     def kind(self) -> str:
@@ -50,7 +55,7 @@ def _v2(name: str, method: str, path: str, table: Any = None, **more: Any) -> Op
 
 _PE: dict[str, Any] = {"sides": ELEMENT_ONLY}
 _PC: dict[str, Any] = {"sides": CENTRAL_ONLY}
-_CHANGE: dict[str, Any] = {"is_change": True}
+_CHANGE: dict[str, Any] = {"needs_admin": True}
 
 OPERATIONS: tuple[Operation, ...] = (
     _v3("users.me", "GET", "users/me"),

@@ -70,6 +70,8 @@ class VmSpec(Spec):
     cbr_not_capable_reason: str | None = None
     is_controller: bool = False
     """A CVM: in no list."""
+    is_elsewhere: bool = False
+    """On the second cluster, of which only Central tells."""
     description: str = ""
 
 
@@ -84,6 +86,10 @@ class LabOptions(Spec):
     has_central: bool = True
     central_lists_unreachable: bool = False
     """Central also lists a second Element that does not answer."""
+    central_tells_address: bool = True
+    """Central knows external_ip of its Element."""
+    has_element: bool = True
+    """False: Central is up, its Element is down."""
     certificate_dir: Path | None = None
     """Where certificates are kept between labs; None: in the lab's folder."""
     seed: int = 1
@@ -136,6 +142,8 @@ class LabOptions(Spec):
     detach_missing: Literal["succeed", "fail"] = "fail"
     missing_base_status: Literal[400, 404] = 404
     list_grown_tail: bool = True
+    last_page_says: Literal["nothing", "null", "zero"] = "nothing"
+    """next_offset when there is nothing more: absent, null or 0."""
     list_holes: bool = True
     """Without a reference, unallocated space is listed as ZEROED; else it is not listed."""
     quiesce_failure: Literal["degrade", "error"] = "degrade"
@@ -147,5 +155,11 @@ class LabOptions(Spec):
     """snapshot_file_list also names CD-ROM and NVRAM files."""
     refuse_unknown_members: bool = True
     """422 for a member of a v3 body that its schema does not have."""
+    unseen_task_gets: int = 0
+    """How often a new task answers 404 before it is seen."""
+    new_vm_hidden_s: float = 0.0
+    """For so long a new VM is 404 to vm_snapshots."""
+    serial_spelling: Literal["underscore", "dash", "colon"] = "underscore"
+    """How the vmdisk UUID is written in a device's serial."""
     clock_skew_s: float = 0.0
     """Prism's clock minus ours, in Date headers and expiries."""

@@ -51,13 +51,13 @@ class PrismV3:
     # --- VMs ------------------------------------------------------------------------------
 
     async def _vms(self, call: Call) -> Answer:
-        found = [vm for vm in self._cluster.vms() if _passes(call.body.get("filter", ""), vm)]
+        found = [vm for vm in self._cluster.vms(call.side) if _passes(call.body.get("filter", ""), vm)]
         if call.body.get("sort_attribute") == "name":
             found.sort(key=lambda vm: vm.name, reverse=call.body.get("sort_order") == "DESCENDING")
         return page(self._cluster, call, "vm", [render_v3.vm(self._cluster, vm, call.side) for vm in found])
 
     async def _vm(self, call: Call) -> Answer:
-        return Answer(render_v3.vm(self._cluster, self._cluster.vm(call.params["uuid"]), call.side))
+        return Answer(render_v3.vm(self._cluster, self._cluster.vm(call.params["uuid"], call.side), call.side))
 
     def _own_uuid(self, metadata: Json) -> str:
         """metadata.uuid, if it is from idempotence_identifiers. Raises Refusal 422."""
@@ -138,7 +138,7 @@ class PrismV3:
         return Answer(render_v3.vm(cluster, vm, call.side, task_uuid=task.uuid), 202)
 
     async def _delete_vm(self, call: Call) -> Answer:
-        vm = self._cluster.vm(call.params["uuid"])
+        vm = self._cluster.vm(call.params["uuid"], call.side)
         entities = [("vm", vm.uuid, vm.name)]
         task = self._cluster.tasks.start(
             call.operation.name, "delete_vm_intentful", "delete_vm", {"vm": vm.uuid}, entities, turn=vm.uuid
@@ -159,6 +159,8 @@ class PrismV3:
             known = cluster.state.snapshots[uuid]
             return Answer(render_v3.snapshot(cluster, known, task_uuid=known.task_uuid), 202)
         vm = cluster.vm(vm_uuid)
+        if vm.created_at + cluster.options.new_vm_hidden_s > cluster.now():
+            raise missing("VM", vm_uuid)
         asked = spec.get("snapshot_type", "CRASH_CONSISTENT").upper()
         record = SnapshotRecord(
             uuid=uuid,

@@ -55,7 +55,7 @@ class InventoryV3:
 
     def _known_clusters(self, side: str) -> list[Json]:
         cluster = self._cluster
-        found = [render_v3.element(cluster)]
+        found = [render_v3.element(cluster, side)]
         if side == CENTRAL:
             found.append(render_v3.central(cluster))
             if cluster.options.central_lists_unreachable:
@@ -119,7 +119,7 @@ class InventoryV3:
         wanted = call.body.get("category_filter", {}).get("params", {})
         found = [
             {"kind": "vm", "uuid": vm.uuid, "name": vm.name}
-            for vm in self._cluster.vms()
+            for vm in self._cluster.vms(call.side)
             if any(set(values) & set(vm.categories.get(key, [])) for key, values in wanted.items())
         ]
         group = {"kind": "vm", "kind_reference_list": found, "total_entity_count": len(found)}

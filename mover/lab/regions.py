@@ -47,6 +47,8 @@ def page(rows: list[Row], query: Query, size_bytes: int, base_size: int | None, 
     elif beyond := _clipped(rows, max(end, query.start), size_bytes):
         # Further than the caller looks: helps to skip ahead.
         answer["next_offset"] = beyond[0][0]
+    elif options.last_page_says != "nothing":
+        answer["next_offset"] = {"null": None, "zero": 0}[options.last_page_says]
     return answer
 
 
@@ -138,7 +140,7 @@ def _chosen(answer: Json, share: float, seed: int) -> set[int]:
 
 def _text(answer: Json, _how: _Lie) -> None:
     answer["file_size"] = str(answer["file_size"])
-    if "next_offset" in answer:
+    if answer.get("next_offset") is not None:
         answer["next_offset"] = str(answer["next_offset"])
     for region in answer["region_list"]:
         region["offset"], region["length"] = str(region["offset"]), str(region["length"])

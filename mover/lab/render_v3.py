@@ -32,12 +32,19 @@ def reference(cluster: Cluster) -> Json:
     return {"kind": "cluster", "uuid": cluster.state.cluster_uuid, "name": cluster.state.cluster_name}
 
 
+def elsewhere(cluster: Cluster) -> Json:
+    """The second cluster, of which only Central tells."""
+    uuid = f"0006{cluster.state.cluster_uuid[4:-4]}dead"
+    return {"kind": "cluster", "uuid": uuid, "name": "far-away"}
+
+
 # --- VMs ------------------------------------------------------------------------------------
 
 
 def vm(cluster: Cluster, record: VmRecord, side: str, *, task_uuid: str | None = None) -> Json:
     """task_uuid: a task is about to change it."""
-    base: Json = {"name": record.name, "description": record.description, "cluster_reference": reference(cluster)}
+    where = elsewhere(cluster) if record.is_elsewhere else reference(cluster)
+    base: Json = {"name": record.name, "description": record.description, "cluster_reference": where}
     shared = _resources(cluster, record)
     tools = _tools(record)
     status: Json = {**base, "state": "PENDING" if task_uuid else "COMPLETE", "resources": {**shared, **tools}}
@@ -202,8 +209,10 @@ def snapshot(cluster: Cluster, record: SnapshotRecord, *, task_uuid: str | None 
 # --- the rest of the inventory ------------------------------------------------------------------
 
 
-def element(cluster: Cluster) -> Json:
+def element(cluster: Cluster, side: str) -> Json:
+    """The cluster itself; Central may not know its address."""
     options, state = cluster.options, cluster.state
+    knows_address = side != CENTRAL or options.central_tells_address
     hosts = [
         {"ip": host.address, "version": "el8.nutanix.20230302.101026", "type": "AHV"} for host in state.hosts.values()
     ]
@@ -222,7 +231,7 @@ def element(cluster: Cluster) -> Json:
                 "timezone": "UTC",
                 "operation_mode": "NORMAL",
             },
-            "network": {"external_ip": state.address, "external_data_services_ip": state.address},
+            "network": {"external_ip": state.address} if knows_address else {},
         },
     )
 
@@ -244,9 +253,9 @@ def central(cluster: Cluster) -> Json:
 
 def unreachable_element(cluster: Cluster) -> Json:
     """A second cluster, whose Element does not answer (an address for documentation)."""
-    uuid = f"0006{cluster.state.cluster_uuid[4:-4]}dead"
+    where = elsewhere(cluster)
     config = {"service_list": ["AOS"], "build": _build("el7.3-release-euphrates-6.5", "6.5"), "is_available": False}
-    return _cluster(uuid, "far-away", {"config": config, "network": {"external_ip": "192.0.2.1"}})
+    return _cluster(where["uuid"], where["name"], {"config": config, "network": {"external_ip": "192.0.2.1"}})
 
 
 def _build(full_version: str, version: str) -> Json:

@@ -63,6 +63,7 @@ class VmRecord(BaseModel):
     protection_type: str = "UNPROTECTED"
     cbr_not_capable_reason: str | None = None
     is_controller: bool = False
+    is_elsewhere: bool = False
     nvram_uuid: str | None = None
     disks: list[DiskRecord] = Field(default_factory=list)
     nics: list[NicRecord] = Field(default_factory=list)
@@ -146,6 +147,8 @@ class TaskRecord(BaseModel):
     created_at: float = 0.0
     started_at: float | None = None
     completed_at: float | None = None
+    unseen_gets: int = 0
+    """How many more looks answer 404."""
     is_lost: bool = False
     """Purged before its time: answers 404."""
 

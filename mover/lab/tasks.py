@@ -58,6 +58,7 @@ class TaskBook:
             turn=turn,
             order=order,
             args=args,
+            unseen_gets=self._options.unseen_task_gets,
             entities=entities,
             created_at=self.now(),
         )
@@ -128,6 +129,9 @@ class TaskBook:
     def get(self, uuid: str) -> TaskRecord:
         """Raises Refusal 404."""
         task = self._state.tasks.get(uuid.lower())
+        if task is not None and task.unseen_gets:
+            task.unseen_gets -= 1
+            task = None
         if task is None or task.is_lost:
             raise missing("task", uuid)
         return task

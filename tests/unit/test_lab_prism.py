@@ -95,7 +95,7 @@ async def test_a_viewer_looks_but_changes_nothing(prism, lab):
     await prism.ok("POST", "v3/vms/list", {"kind": "vm"}, user=viewer)
     await prism.ok("GET", "v2.0/vms", user=viewer)
     for operation in OPERATIONS:
-        if operation.is_change:
+        if operation.needs_admin:
             path = operation.path.replace("v2/", "v2.0/", 1).format(uuid=lab.proxy_uuid, client_identifier="x")
             assert await prism.refused(operation.method, path, {}, user=viewer) == 403, operation.name
 
@@ -144,6 +144,27 @@ async def test_central_lists_itself_and_its_elements_one_out_of_reach(tmp_path):
     assert services == [["AOS"], ["AOS"], ["PRISM_CENTRAL"]]
     assert addresses == ["192.0.2.1", own, None]
     assert len(at_element["entities"]) == 1
+
+
+async def test_vms_of_another_cluster_are_centrals(tmp_path):
+    vms = (VmSpec(name="far", disks=(), is_elsewhere=True),)
+    async with serving(tmp_path, vms=vms, central_lists_unreachable=True) as (lab, prism):
+        uuid = lab.vms["far"].uuid
+        shown = await prism.ok("GET", f"v3/vms/{uuid}", side="central")
+        clusters = await prism.ok("POST", "v3/clusters/list", {}, side="central")
+        assert shown["status"]["cluster_reference"]["uuid"] == clusters["entities"][0]["metadata"]["uuid"]
+        assert await prism.refused("GET", f"v3/vms/{uuid}") == 404
+        assert await prism.refused("GET", f"v2.0/vms/{uuid}") == 404
+        listed = await prism.ok("POST", "v3/vms/list", {})
+        assert "far" not in [vm["status"]["name"] for vm in listed["entities"]]
+
+
+async def test_central_without_its_element(tmp_path):
+    async with serving(tmp_path, has_element=False, central_tells_address=False) as (_, prism):
+        found = await prism.ok("POST", "v3/clusters/list", {}, side="central")
+        assert "external_ip" not in found["entities"][0]["status"]["resources"]["network"]
+        with pytest.raises(OSError, match=r"Connect call failed|Cannot connect"):
+            await prism.send("GET", "v3/users/me")
 
 
 @pytest.mark.parametrize(
@@ -308,6 +329,16 @@ async def test_one_task_looks_right_in_both_apis(prism, lab):
     assert new["status"] == "SUCCEEDED"
     assert done["entity_list"][0]["entity_id"] == new["entity_reference_list"][0]["uuid"] == lab.vms["db01"].uuid
     assert await prism.refused("GET", f"v3/tasks/{lab.proxy_uuid}") == 404
+
+
+async def test_a_new_task_or_vm_may_be_404_for_a_while(tmp_path):
+    async with serving(tmp_path, unseen_task_gets=2, new_vm_hidden_s=3600) as (lab, prism):
+        body = {"transition": "OFF"}
+        task = await prism.ok("POST", f"v2.0/vms/{lab.vms['db01'].uuid}/set_power_state/", body)
+        for _ in range(2):
+            assert await prism.refused("GET", f"v2.0/tasks/{task['task_uuid']}") == 404
+        await prism.ok("GET", f"v2.0/tasks/{task['task_uuid']}")
+        assert await prism.refused("POST", "v3/vm_snapshots", prism.snapshot_body("web01")) == 404
 
 
 async def test_calls_are_logged_under_their_names(prism, lab):

@@ -134,6 +134,14 @@ async def test_holes_may_stay_unlisted(tmp_path):
         assert {kind for _, _, kind in regions} == {"REGULAR"}
 
 
+@pytest.mark.parametrize(("way", "end"), [("null", None), ("zero", 0)])
+async def test_the_end_may_be_null_or_zero(tmp_path, way, end):
+    async with serving(tmp_path, last_page_says=way) as (_, prism):
+        path = prism.path_of(await prism.snapshot("web01"), "web01")
+        answer = await prism.ok("POST", "v3/data/changed_regions", {"snapshot_file_path": path})
+    assert answer["next_offset"] == end
+
+
 async def test_offsets_clip_and_next_may_lie_beyond_the_end_asked_for(both):
     _, prism = both
     path = prism.path_of(await prism.snapshot("web01"), "web01")

@@ -55,6 +55,12 @@ async def test_a_snapshots_file_becomes_a_device_with_its_bytes(both):
     assert disk.container_uuid == lab.disk("web01").container_uuid
 
 
+async def test_the_serial_may_be_spelled_otherwise(tmp_path):
+    async with serving(tmp_path, serial_spelling="dash") as (lab, _):
+        uuid, name = next(iter(lab.plugged().items()))
+        assert uuid.encode() in (lab.device_root / "sys/block" / name / "device/vpd_pg80").read_bytes()
+
+
 async def test_a_clone_is_independent_of_its_snapshot(both):
     lab, prism = both
     made = await prism.snapshot("web01")
