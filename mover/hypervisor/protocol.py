@@ -79,7 +79,10 @@ class Hypervisor(Protocol):
         """Log in, find the Element, say what is there. Raises UnsupportedEndpoint, CertificateRejected."""
 
     async def inventory(self) -> Inventory:
-        """Everything, paged to the end. Disks are always included; categories only through a Central."""
+        """Everything, paged to the end. Disks are always included; categories only through a Central.
+
+        ``Vm.spec`` is empty here, since a big cluster's would not fit: ``vm`` reads it.
+        """
 
     async def vm(self, vm_uuid: str) -> Vm:
         """One VM as it is now, with both UUIDs of each disk. Raises NotFound."""

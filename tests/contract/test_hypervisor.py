@@ -192,6 +192,7 @@ async def test_inventory_holds_everything(world):
     assert len(found.hosts) == 2
     web = found.vms[1]
     assert web == await world.ahv.vm(web.uuid)
+    assert web.spec == {}
     assert [(str(disk.slot), disk.kind.value, disk.size_bytes) for disk in web.disks] == [
         ("ide.0", "cdrom", 0),
         ("scsi.0", "disk", 4 * MIB),

@@ -18,6 +18,10 @@ async def prism(tmp_path):
         yield tiny
 
 
+def name_of(entity):
+    return entity["metadata"]["uuid"]
+
+
 def v3_pages(names, *, cap, total=None):
     def answer(_match, call):
         start = call.body["offset"]
@@ -33,8 +37,8 @@ async def test_v3_pages_are_followed_to_the_end_however_small(prism, tmp_path):
     names = [f"vm-{n}" for n in range(23)]
     prism.routes["POST v3/vms/list"] = v3_pages(names, cap=5)
     async with session_with(prism, tmp_path) as session:
-        found = await list_v3(session, "vm", filter_="vm_name==web.*")
-    assert [entity["metadata"]["uuid"] for entity in found] == names
+        found = await list_v3(session, "vm", name_of, filter_="vm_name==web.*")
+    assert found == names
     assert prism.sent("vms/list")[0].body == {"kind": "vm", "length": 100, "offset": 0, "filter": "vm_name==web.*"}
     assert [call.body["offset"] for call in prism.sent("vms/list")] == [0, 5, 10, 15, 20]
 
@@ -42,7 +46,7 @@ async def test_v3_pages_are_followed_to_the_end_however_small(prism, tmp_path):
 async def test_an_empty_list_is_empty(prism, tmp_path):
     prism.routes["POST v3/vms/list"] = v3_pages([], cap=5)
     async with session_with(prism, tmp_path) as session:
-        assert await list_v3(session, "vm") == []
+        assert await list_v3(session, "vm", name_of) == []
 
 
 async def test_a_list_without_a_total_ends_at_an_empty_page(prism, tmp_path):
@@ -52,14 +56,14 @@ async def test_a_list_without_a_total_ends_at_an_empty_page(prism, tmp_path):
 
     prism.routes["POST v3/vms/list"] = answer
     async with session_with(prism, tmp_path) as session:
-        assert len(await list_v3(session, "vm")) == 5
+        assert len(await list_v3(session, "vm", name_of)) == 5
 
 
 async def test_a_list_that_is_cut_short_is_an_error(prism, tmp_path):
     prism.routes["POST v3/vms/list"] = v3_pages(["a", "b"], cap=5, total=lambda: 9)
     async with session_with(prism, tmp_path) as session:
         with pytest.raises(HypervisorUnreachable, match="2 of 9"):
-            await list_v3(session, "vm")
+            await list_v3(session, "vm", name_of)
 
 
 async def test_a_list_that_repeats_its_page_is_an_error(prism, tmp_path):
@@ -67,7 +71,7 @@ async def test_a_list_that_repeats_its_page_is_an_error(prism, tmp_path):
     prism.routes["POST v3/vms/list"] = lambda _m, _c: (200, page)
     async with session_with(prism, tmp_path) as session:
         with pytest.raises(HypervisorUnreachable, match="same page"):
-            await list_v3(session, "vm")
+            await list_v3(session, "vm", name_of)
 
 
 async def test_a_list_that_changes_once_is_read_again(prism, tmp_path):
@@ -75,14 +79,14 @@ async def test_a_list_that_changes_once_is_read_again(prism, tmp_path):
     names = ["a", "b", "c"]
     prism.routes["POST v3/vms/list"] = v3_pages(names, cap=2, total=lambda: next(totals))
     async with session_with(prism, tmp_path) as session:
-        assert len(await list_v3(session, "vm")) == 3
+        assert len(await list_v3(session, "vm", name_of)) == 3
 
 
 async def test_a_list_that_never_holds_still_is_taken_as_seen(prism, tmp_path):
     totals = iter(range(3, 100))
     prism.routes["POST v3/vms/list"] = v3_pages(["a", "b", "c"], cap=2, total=lambda: next(totals))
     async with session_with(prism, tmp_path) as session:
-        assert len(await list_v3(session, "vm")) == 3
+        assert len(await list_v3(session, "vm", name_of)) == 3
 
 
 async def test_v2_offsets_follow_what_came_not_what_was_asked(prism, tmp_path):
@@ -95,7 +99,7 @@ async def test_v2_offsets_follow_what_came_not_what_was_asked(prism, tmp_path):
 
     prism.routes["GET v2/vms/"] = answer
     async with session_with(prism, tmp_path) as session:
-        found = await list_v2_by_offset(session, "vms/", key="uuid", query={"include_vm_disk_config": "true"})
+        found = await list_v2_by_offset(session, "vms/", dict, key="uuid", query={"include_vm_disk_config": "true"})
     assert [entity["uuid"] for entity in found] == names
     assert prism.sent("v2/vms")[1].query == {"include_vm_disk_config": "true", "offset": "3", "length": "100"}
 
@@ -110,7 +114,7 @@ async def test_v2_page_numbers_are_counted(prism, tmp_path):
 
     prism.routes["GET v2/storage_containers/"] = answer
     async with session_with(prism, tmp_path) as session:
-        found = await list_v2_by_page(session, "storage_containers/", key="storage_container_uuid")
+        found = await list_v2_by_page(session, "storage_containers/", dict, key="storage_container_uuid")
     assert [entity["storage_container_uuid"] for entity in found] == names
 
 

@@ -12,8 +12,9 @@ from mover.clock import FakeClock
 from mover.errors import CertificateRejected, ConfigError, HypervisorUnreachable, LoginRefused
 from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.breaker import Breaker
-from mover.hypervisor.nutanix.session import Session
+from mover.hypervisor.nutanix.session import Repeat, Session
 from mover.hypervisor.nutanix.tls import parse_fingerprints, written_fingerprint
+from mover.metrics import REGISTRY
 from tests.support import tinyprism
 from tests.support.tinyprism import TinyPrism, answers, fingerprint, serving, session_with, settings_for
 
@@ -211,3 +212,37 @@ async def test_close_logs_out_and_bears_a_prism_without_log_out(prism, tmp_path)
     async with session_with(prism, tmp_path) as session:
         await session.get("v3", "things/1")
     assert [call.basic for call in prism.sent("GET v3/logout")] == [False]
+
+
+async def test_calls_and_repetitions_are_counted(prism, tmp_path):
+    def sample(name, **labels):
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    before = {
+        "ok": sample("mover_prism_calls_total", api="v3", status="2xx"),
+        "bad": sample("mover_prism_calls_total", api="v3", status="5xx"),
+        "again": sample("mover_prism_retries_total", reason="503"),
+        "timed": sample("mover_prism_call_seconds_count", api="v3"),
+    }
+    prism.script("things", answers(503))
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+        assert sample("mover_prism_calls_total", api="v3", status="2xx") == before["ok"] + 2
+        assert sample("mover_prism_calls_total", api="v3", status="5xx") == before["bad"] + 1
+        assert sample("mover_prism_retries_total", reason="503") == before["again"] + 1
+        assert sample("mover_prism_call_seconds_count", api="v3") == before["timed"] + 3
+
+
+async def test_a_change_without_a_key_never_travels_on_an_idle_connection(prism, tmp_path):
+    ports = []
+
+    async def remember(request):
+        ports.append(request.transport.get_extra_info("peername")[1])
+        return await answers(200, {"thing": "x"})(request)
+
+    prism.script("things", *[remember] * 4)
+    async with session_with(prism, tmp_path) as session:
+        for repeat in (Repeat.SAFE, Repeat.SAFE, Repeat.NEVER, Repeat.NEVER):
+            await session.post("v3", "things/1", {}, repeat=repeat)
+    assert ports[0] == ports[1]
+    assert len(set(ports)) == 3

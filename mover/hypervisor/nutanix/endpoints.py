@@ -16,7 +16,7 @@ from mover.errors import ConfigError, HypervisorUnreachable, LoginRefused, NotFo
 from mover.hypervisor.nutanix import v3
 from mover.hypervisor.nutanix.address import PrismAddress, parse_address
 from mover.hypervisor.nutanix.paging import list_v3
-from mover.hypervisor.nutanix.reading import Json, text
+from mover.hypervisor.nutanix.reading import text
 from mover.hypervisor.nutanix.session import Session
 from mover.model.machine import Cluster
 
@@ -50,9 +50,9 @@ async def find_endpoints(settings: PrismSettings, *, clock: Clock, state_dir: Pa
     first = Session(parse_address(settings.url), settings, clock=clock, state_dir=state_dir)
     try:
         user = text(await first.log_in(), "status", "name") or settings.username
-        entities = await _clusters(first)
-        clusters = tuple(v3.read_cluster(entity) for entity in entities if not v3.is_central(entity))
-        if not any(v3.is_central(entity) for entity in entities) and first.environment != "pc":
+        found = await _clusters(first)
+        clusters = tuple(cluster for cluster in found if cluster is not None)
+        if None not in found and first.environment != "pc":
             log.info("prism.element", host=str(first.address), why="the address is an Element")
             return Endpoints(first, None, _own(clusters, settings, first), clusters, user)
         chosen = choose_cluster(clusters, settings.cluster, host=str(first.address))
@@ -64,9 +64,10 @@ async def find_endpoints(settings: PrismSettings, *, clock: Clock, state_dir: Pa
     return Endpoints(element, first, chosen, clusters, user)
 
 
-async def _clusters(session: Session) -> list[Json]:
+async def _clusters(session: Session) -> list[Cluster | None]:
+    """All that the address lists; None stands for a Central."""
     try:
-        return await list_v3(session, "cluster")
+        return await list_v3(session, "cluster", lambda it: None if v3.is_central(it) else v3.read_cluster(it))
     except NotFound:
         raise UnsupportedEndpoint(
             f"{session.address} does not list its clusters by v3",
@@ -113,7 +114,7 @@ async def _element_of(
     session = Session(address, settings, clock=clock, state_dir=state_dir)
     try:
         await session.log_in()
-        own = [v3.read_cluster(entity) for entity in await _clusters(session) if not v3.is_central(entity)]
+        own = await _clusters(session)
     except HypervisorUnreachable as error:
         await session.close()
         raise _not_reached(cluster, address, central, error.message) from None
@@ -124,7 +125,7 @@ async def _element_of(
     except BaseException:
         await session.close()
         raise
-    if [found.uuid for found in own] != [cluster.uuid]:
+    if [found and found.uuid for found in own] != [cluster.uuid]:
         await session.close()
         raise _not_reached(cluster, address, central, "another Prism answers there")
     return session

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from mover.errors import Conflict, NotFound
 from mover.hypervisor.nutanix import v2, v3
@@ -16,9 +17,20 @@ _READS = 4
 _PAUSE_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class _ByV2:
+    """What only v2 knows of a VM."""
+
+    uuid: str
+    disks: tuple[Disk, ...]
+    is_on: bool
+    host_uuid: str | None
+    refusal: str | None
+
+
 async def read_inventory(at: Endpoints) -> Inventory:
-    """Everything, paged to the end. Only reads."""
-    hosts = [v3.read_host(entity) for entity in await list_v3(at.element, "host")]
+    """Everything, paged to the end, without the VMs' specs. Only reads."""
+    hosts = await list_v3(at.element, "host", v3.read_host)
     return Inventory(
         clusters=at.clusters,
         hosts=tuple(sorted(hosts, key=lambda host: host.name)),
@@ -30,31 +42,32 @@ async def read_inventory(at: Endpoints) -> Inventory:
 
 async def read_containers(session: Session) -> tuple[StorageContainer, ...]:
     """Storage containers that disks may live in, by name."""
-    entities = await list_v2_by_page(session, "storage_containers/", key="storage_container_uuid")
-    found = [v2.read_container(entity) for entity in entities if v2.is_usable_container(entity)]
-    return tuple(sorted(found, key=lambda container: container.name))
+    found = await list_v2_by_page(session, "storage_containers/", _usable, key="storage_container_uuid")
+    return tuple(sorted(filter(None, found), key=lambda container: container.name))
+
+
+def _usable(entity: Json) -> StorageContainer | None:
+    return v2.read_container(entity) if v2.is_usable_container(entity) else None
 
 
 async def read_networks(session: Session) -> tuple[Network, ...]:
-    found = [v3.read_network(entity) for entity in await list_v3(session, "subnet")]
-    return tuple(sorted(found, key=lambda network: network.name))
+    return tuple(sorted(await list_v3(session, "subnet", v3.read_network), key=lambda network: network.name))
 
 
 async def _read_vms(at: Endpoints) -> list[Vm]:
-    by_v3 = {uuid(entity, "metadata", "uuid"): entity for entity in await list_v3(at.element, "vm")}
-    v2_entities = await list_v2_by_offset(at.element, "vms/", key="uuid", query=v2.WITH_ALL)
-    by_v2 = {uuid(entity, "uuid"): entity for entity in v2_entities}
-    central = {}
+    v2_list = await list_v2_by_offset(at.element, "vms/", _by_v2, key="uuid", query=v2.WITH_ALL)
+    by_v2 = {vm.uuid: vm for vm in v2_list}
+    categories: dict[str, dict[str, tuple[str, ...]]] = {}
     if at.central is not None:
-        central = {uuid(entity, "metadata", "uuid"): entity for entity in await list_v3(at.central, "vm")}
+        categories = dict(await list_v3(at.central, "vm", lambda vm: (_uuid_of(vm), v3.read_categories(vm))))
     found = []
-    for vm_uuid, entity in by_v3.items():
-        other = by_v2.get(vm_uuid)
-        if other is not None and not disagreement(entity, other):
-            found.append(join(entity, other, central.get(vm_uuid)))
+    for vm in await list_v3(at.element, "vm", _by_v3):
+        other = by_v2.get(vm.uuid)
+        if other is not None and not differences(vm.disks, other.disks):
+            found.append(_merged(vm, other, categories.get(vm.uuid)))
             continue
         try:
-            found.append(await read_vm(at, vm_uuid))
+            found.append(replace(await read_vm(at, vm.uuid), spec={}))
         except NotFound:
             continue
     return found
@@ -89,47 +102,74 @@ async def _central_view(at: Endpoints, vm_uuid: str) -> Json | None:
 
 
 def disagreement(entity: Json, other: Json) -> str:
-    """How v3 and v2 differ about the data disks; empty when they agree.
+    """How v3 and v2 differ about the data disks of a VM; empty when they agree."""
+    return differences(v3.read_disks(entity), v2.read_disks(other))
+
+
+def differences(by_v3: Collection[Disk], by_v2: Collection[Disk]) -> str:
+    """In words; empty when both know the same data disks of the same sizes.
 
     A v2 answer without disks never means that a VM has none.
     """
-    ours = {disk.device_uuid: disk.size_bytes for disk in v2.read_disks(other) if disk.kind is DiskKind.DISK}
-    theirs = {disk.device_uuid: disk.size_bytes for disk in v3.read_disks(entity) if disk.kind is DiskKind.DISK}
-    if ours == theirs:
-        return ""
-    differing = sorted(set(ours.items()) ^ set(theirs.items()))
-    return ", ".join(f"disk {device_uuid} of {size} bytes" for device_uuid, size in differing)
+    ours = {(disk.device_uuid, disk.size_bytes) for disk in by_v2 if disk.kind is DiskKind.DISK}
+    theirs = {(disk.device_uuid, disk.size_bytes) for disk in by_v3 if disk.kind is DiskKind.DISK}
+    return ", ".join(f"disk {device_uuid} of {size} bytes" for device_uuid, size in sorted(ours ^ theirs))
 
 
 def join(entity: Json, other: Json, central: Json | None) -> Vm:
     """v3's entity, v2's of the same VM, and Central's if there is one → Vm. ``spec`` keeps all of them whole."""
-    actual = v3.resources(entity)
     spec: dict[str, Json] = {"v3": entity, "v2": other}
     if central is not None:
         spec["central"] = central
+    categories = v3.read_categories(central) if central is not None else None
+    return replace(_merged(_by_v3(entity), _by_v2(other), categories), spec=spec)
+
+
+def _merged(vm: Vm, other: _ByV2, categories: Mapping[str, tuple[str, ...]] | None) -> Vm:
+    """v2's disks, which know both UUIDs, and what only v3 shows beside them (volume groups)."""
+    slots = {disk.slot for disk in other.disks}
+    rest = tuple(disk for disk in vm.disks if disk.kind is not DiskKind.DISK and disk.slot not in slots)
+    return replace(
+        vm,
+        uuid=vm.uuid or other.uuid,
+        disks=tuple(sorted(other.disks + rest, key=lambda disk: disk.slot)),
+        is_on=other.is_on,
+        host_uuid=vm.host_uuid or other.host_uuid,
+        refusal=other.refusal,
+        categories=vm.categories if categories is None else categories,
+    )
+
+
+def _uuid_of(entity: Json) -> str:
+    return uuid(entity, "metadata", "uuid")
+
+
+def _by_v2(other: Json) -> _ByV2:
+    return _ByV2(
+        uuid=uuid(other, "uuid"),
+        disks=v2.read_disks(other),
+        is_on=v2.read_is_on(other),
+        host_uuid=uuid(other, "host_uuid") or None,
+        refusal=v2.read_refusal(other),
+    )
+
+
+def _by_v3(entity: Json) -> Vm:
+    """All that v3 knows; power and refusal are v2's to say."""
+    actual = v3.resources(entity)
     return Vm(
-        uuid=uuid(entity, "metadata", "uuid") or uuid(other, "uuid"),
+        uuid=_uuid_of(entity),
         name=v3.name_of(entity),
         cluster_uuid=v3.cluster_uuid_of(entity),
-        host_uuid=uuid(actual, "host_reference", "uuid") or uuid(other, "host_uuid") or None,
-        is_on=v2.read_is_on(other),
-        disks=_disks(entity, other),
+        host_uuid=uuid(actual, "host_reference", "uuid") or None,
+        is_on=False,
+        disks=v3.read_disks(entity),
         nics=v3.read_nics(entity),
-        categories=v3.read_categories(central if central is not None else entity),
+        categories=v3.read_categories(entity),
         memory_bytes=number(actual, "memory_size_mib") * v3.MIB,
         vcpus=number(actual, "num_sockets") * max(1, number(actual, "num_vcpus_per_socket")),
         boot_type=v3.read_boot_type(entity),
         has_vtpm=v3.read_has_vtpm(entity),
         can_quiesce=v3.read_can_quiesce(entity),
         is_protected_elsewhere=v3.read_is_protected_elsewhere(entity),
-        refusal=v2.read_refusal(other),
-        spec=spec,
     )
-
-
-def _disks(entity: Json, other: Json) -> tuple[Disk, ...]:
-    """v2's disks, which know both UUIDs, and what only v3 shows of the rest (volume groups)."""
-    known = v2.read_disks(other)
-    slots = {disk.slot for disk in known}
-    rest = tuple(disk for disk in v3.read_disks(entity) if disk.kind is not DiskKind.DISK and disk.slot not in slots)
-    return tuple(sorted(known + rest, key=lambda disk: disk.slot))

@@ -1,9 +1,12 @@
-"""All pages of a list, by v2's rules and by v3's. A list that was cut short is an error, never an answer."""
+"""All pages of a list, by v2's rules and by v3's. A list that was cut short is an error, never an answer.
+
+Each entity is read into a small value as its page comes: a big cluster's JSON is never held whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 from mover.errors import HypervisorUnreachable
 from mover.hypervisor.nutanix.reading import Json, dig, items, number, uuid
@@ -16,30 +19,31 @@ _V2_PAGE = 100
 _TRIES = 4
 _PAGES_MAX = 10_000
 
-Key = Callable[[Json], str]
+T = TypeVar("T")
+Page = Callable[[int], Awaitable[tuple[list[Json], int | None]]]
 
 
 class _Shifted(Exception):
     """The list changed under us, or an answer was short."""
 
 
-async def list_v3(session: Session, kind: str, *, path: str | None = None, filter_: str | None = None) -> list[Json]:
-    """``POST <kind>s/list`` to the end; entities by ``metadata.uuid``, none twice.
-
-    Raises HypervisorUnreachable when the list never becomes whole.
-    """
+async def list_v3(session: Session, kind: str, read: Callable[[Json], T], *, filter_: str | None = None) -> list[T]:
+    """``POST <kind>s/list`` to the end, none twice. Raises HypervisorUnreachable when it never becomes whole."""
 
     async def page(offset: int) -> tuple[list[Json], int | None]:
         body: dict[str, Any] = {"kind": kind, "length": _V3_PAGE, "offset": offset}
         if filter_:
             body["filter"] = filter_
-        answer = await session.post("v3", path or f"{kind}s/list", body)
+        answer = await session.post("v3", f"{kind}s/list", body)
         return list(items(answer, "entities")), _total(answer, "total_matches")
 
-    return await _whole(page, lambda entity: uuid(entity, "metadata", "uuid"), what=f"v3 {kind}s", session=session)
+    lister = _Lister(page, lambda entity: uuid(entity, "metadata", "uuid"), read)
+    return await lister.whole(session, f"v3 {kind}s")
 
 
-async def list_v2_by_offset(session: Session, path: str, *, key: str, query: Mapping[str, str]) -> list[Json]:
+async def list_v2_by_offset(
+    session: Session, path: str, read: Callable[[Json], T], *, key: str, query: Mapping[str, str]
+) -> list[T]:
     """v2 lists with ``offset`` and ``length`` (vms)."""
 
     async def page(offset: int) -> tuple[list[Json], int | None]:
@@ -47,10 +51,10 @@ async def list_v2_by_offset(session: Session, path: str, *, key: str, query: Map
         answer = await session.get("v2", path, query=asked)
         return list(items(answer, "entities")), _total(answer, "grand_total_entities")
 
-    return await _whole(page, lambda entity: uuid(entity, key), what=f"v2 {path}", session=session)
+    return await _Lister(page, lambda entity: uuid(entity, key), read).whole(session, f"v2 {path}")
 
 
-async def list_v2_by_page(session: Session, path: str, *, key: str) -> list[Json]:
+async def list_v2_by_page(session: Session, path: str, read: Callable[[Json], T], *, key: str) -> list[T]:
     """v2 lists with a 1-based ``page`` and ``count`` (containers).
 
     A server may clip ``count``, so the page number is counted, never computed from an offset.
@@ -63,53 +67,63 @@ async def list_v2_by_page(session: Session, path: str, *, key: str) -> list[Json
         answer = await session.get("v2", path, query={"page": str(pages), "count": str(_V2_PAGE)})
         return list(items(answer, "entities")), _total(answer, "grand_total_entities")
 
-    return await _whole(page, lambda entity: uuid(entity, key), what=f"v2 {path}", session=session)
+    return await _Lister(page, lambda entity: uuid(entity, key), read).whole(session, f"v2 {path}")
 
 
-async def _whole(page: Callable[[int], Any], key: Key, *, what: str, session: Session) -> list[Json]:
-    seen: dict[str, Json] = {}
-    last_problem = ""
-    for attempt in range(_TRIES):
-        try:
-            return list((await _once(page, key, seen)).values())
-        except _Shifted as shifted:
-            last_problem = str(shifted)
+class _Lister(Generic[T]):
+    """Runs through the pages until they agree with themselves."""
+
+    def __init__(self, page: Page, key: Callable[[Json], str], read: Callable[[Json], T]) -> None:
+        self._page, self._key, self._read = page, key, read
+        self._everything: dict[str, T] = {}
+
+    async def whole(self, session: Session, what: str) -> list[T]:
+        problem = ""
+        for attempt in range(_TRIES):
+            try:
+                return list((await self._once()).values())
+            except _Shifted as shifted:
+                problem = str(shifted)
             if attempt < _TRIES - 1:
                 await session.clock.sleep(0.2 * (attempt + 1))
-    if last_problem.startswith("changed"):
-        return list(seen.values())
-    raise HypervisorUnreachable(
-        f"{session.address} gave an incomplete list of {what}: {last_problem}",
-        remedy="Try again; if it stays, restart Prism's gateway or report this with the log.",
-        list=what,
-    )
+        if problem.startswith("changed"):
+            return list(self._everything.values())
+        raise HypervisorUnreachable(
+            f"{session.address} gave an incomplete list of {what}: {problem}",
+            remedy="Try again; if it stays, restart Prism's gateway or report this with the log.",
+            list=what,
+        )
+
+    async def _once(self) -> dict[str, T]:
+        """One run through all pages; what was seen is also kept in ``_everything``."""
+        found: dict[str, T] = {}
+        offset, first_total = 0, None
+        for _ in range(_PAGES_MAX):
+            entities, total = await self._page(offset)
+            fresh = {self._key(entity): self._read(entity) for entity in entities}
+            is_new = any(name not in found for name in fresh)
+            found.update(fresh)
+            self._everything.update(fresh)
+            offset += len(entities)
+            first_total = total if first_total is None else first_total
+            if total != first_total:
+                raise _Shifted(f"changed from {first_total} to {total} entries while it was read")
+            if _is_end(offset, total, len(entities), len(found)):
+                return found
+            if not is_new:
+                raise _Shifted(f"the same page again at {offset} of {total}")
+        raise _Shifted("it does not end")
 
 
-async def _once(page: Callable[[int], Any], key: Key, everything: dict[str, Json]) -> dict[str, Json]:
-    """One run through all pages; what was seen is also kept in ``everything``."""
-    found: dict[str, Json] = {}
-    offset, first_total = 0, None
-    for _ in range(_PAGES_MAX):
-        entities, total = await page(offset)
-        fresh = {key(entity): entity for entity in entities}
-        is_new = any(name not in found for name in fresh)
-        found.update(fresh)
-        everything.update(fresh)
-        offset += len(entities)
-        first_total = total if first_total is None else first_total
-        if total != first_total:
-            raise _Shifted(f"changed from {first_total} to {total} entries while it was read")
-        if total is None and not entities:
-            return found
-        if total is not None and offset >= total:
-            if len(found) < total:
-                raise _Shifted(f"changed: {len(found)} distinct entries of {total}")
-            return found
-        if not entities:
-            raise _Shifted(f"{offset} of {total} entries, then an empty page")
-        if not is_new:
-            raise _Shifted(f"the same page again at {offset} of {total}")
-    raise _Shifted("it does not end")
+def _is_end(offset: int, total: int | None, came: int, distinct: int) -> bool:
+    """Raises _Shifted where the list ends too early."""
+    if total is None:
+        return came == 0
+    if offset < total and came == 0:
+        raise _Shifted(f"{offset} of {total} entries, then an empty page")
+    if offset >= total and distinct < total:
+        raise _Shifted(f"changed: {distinct} distinct entries of {total}")
+    return offset >= total
 
 
 def _total(answer: Any, name: str) -> int | None:

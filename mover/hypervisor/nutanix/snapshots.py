@@ -5,7 +5,7 @@ from __future__ import annotations
 from mover.errors import Conflict, NotFound, SnapshotIncomplete, UnsupportedEndpoint
 from mover.hypervisor.nutanix import v3
 from mover.hypervisor.nutanix.paging import list_v3
-from mover.hypervisor.nutanix.reading import Json, strings, uuid
+from mover.hypervisor.nutanix.reading import strings, uuid
 from mover.hypervisor.nutanix.session import Session
 from mover.hypervisor.nutanix.tasks import wait_for_v3
 from mover.model.machine import Consistency, Snapshot, SnapshotState
@@ -138,8 +138,7 @@ async def delete_snapshot(session: Session, snapshot_uuid: str) -> None:
 
 async def list_snapshots(session: Session, name_prefix: str) -> tuple[Snapshot, ...]:
     """All whose name begins so. Only reads."""
-    entities: list[Json] = await list_v3(session, "vm_snapshot")
-    found = (v3.read_snapshot(entity) for entity in entities if uuid(entity, "metadata", "uuid"))
+    found = await list_v3(session, "vm_snapshot", v3.read_snapshot)
     return tuple(snapshot for snapshot in found if snapshot.name.startswith(name_prefix))
 
 

@@ -223,24 +223,22 @@ async def delete_vm(session: Session, vm_uuid: str) -> None:
 
 async def list_vms(session: Session, name_prefix: str) -> tuple[tuple[str, str], ...]:
     """(UUID, name) of VMs whose name or description begins so. Only reads."""
-    return tuple(
-        (uuid(entity, "metadata", "uuid"), v3.name_of(entity))
-        for entity in await list_v3(session, "vm")
-        if v3.name_of(entity).startswith(name_prefix) or _description(entity).startswith(name_prefix)
-    )
 
+    def read(entity: Json) -> tuple[str, str] | None:
+        description = text(entity, "status", "description") or text(entity, "spec", "description")
+        is_ours = any(words.startswith(name_prefix) for words in (v3.name_of(entity), description))
+        return (uuid(entity, "metadata", "uuid"), v3.name_of(entity)) if is_ours else None
 
-def _description(entity: Json) -> str:
-    return text(entity, "status", "description") or text(entity, "spec", "description")
+    return tuple(filter(None, await list_v3(session, "vm", read)))
 
 
 async def _macs_in_use(session: Session) -> dict[str, str]:
-    return {
-        nic.mac_address: v3.name_of(entity)
-        for entity in await list_v3(session, "vm")
-        for nic in v3.read_nics(entity)
-        if nic.mac_address
-    }
+    """MAC address → name of the VM that has it."""
+
+    def read(entity: Json) -> dict[str, str]:
+        return {nic.mac_address: v3.name_of(entity) for nic in v3.read_nics(entity) if nic.mac_address}
+
+    return {mac: name for macs in await list_v3(session, "vm", read) for mac, name in macs.items()}
 
 
 async def _find(session: Session, vm_uuid: str) -> Json | None:
