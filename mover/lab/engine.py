@@ -86,7 +86,9 @@ class Engine:
             )
             try:
                 known = self._file.load()
-                self.state = known or Founder(self._options, self._clock, self.bank, fill).found()
+                self.state = (
+                    known or Founder(self._options, self._clock, self.bank, fill, self.folder / "scratch").found()
+                )
                 async with asyncio.TaskGroup() as group:
                     await self._serve(group, ready)
                     raise _Stop
@@ -215,7 +217,8 @@ class Engine:
             if disk.kind == "DISK" and disk.vmdisk_uuid
         ]
         async with self._tasks.turn(vm.uuid):
-            return await self._cluster.blocking(change, disks, self._options.seed, int(args.get("round", 1)))
+            scratch = self.folder / "scratch" / vm.uuid
+            return await self._cluster.blocking(change, disks, self._options.seed, int(args.get("round", 1)), scratch)
 
     async def settle(self) -> None:
         """Return when no task is queued or running."""

@@ -44,8 +44,8 @@ def _vm_spec(guest: guests.GuestSpec) -> VmSpec:
     )
 
 
-def fill(path: Path, spec: DiskSpec, seed: int) -> None:
-    """The first content of a disk. Raises LabError."""
+def fill(path: Path, spec: DiskSpec, seed: int, scratch: Path) -> None:
+    """The first content of a disk. scratch: where trees of files are laid out. Raises LabError."""
     if spec.content == "mixed":
         fill_mixed(path, seed)
     elif spec.content == "random":
@@ -56,21 +56,22 @@ def fill(path: Path, spec: DiskSpec, seed: int) -> None:
         used = spec.content_bytes or spec.size_bytes // 4
         disk = guests.DiskSpec("scsi.0", spec.content, spec.size_bytes, used)
         guest = guests.GuestSpec(path.stem, "", (disk,))
-        guests.make(guest, [path], scratch=path.parent / "scratch", seed=seed)
+        guests.make(guest, [path], scratch=scratch, seed=seed)
 
 
-def change(disks: Sequence[tuple[Path, str]], seed: int, turn: int) -> list[str]:
-    """One ordinary day of a guest; disks: files and their content. Says in words what changed."""
+def change(disks: Sequence[tuple[Path, str]], seed: int, turn: int, scratch: Path) -> list[str]:
+    """One ordinary day of a guest; disks: files and their content. Says in words what changed.
+
+    scratch: a folder of this call's own, for mount points.
+    """
     said = []
     for number, (path, content) in enumerate(disks):
         if content in ("mixed", "random"):
             change_mixed(path, seed + number, turn)
             said.append("pieces of 64 KiB rewritten")
         else:
-            scratch = path.parent / f"scratch-{path.stem}"
-            scratch.mkdir(exist_ok=True)
+            scratch.mkdir(parents=True, exist_ok=True)
             said += living.live([path], turn, scratch=scratch, seed=seed + number)
-            scratch.rmdir()
     return said
 
 
