@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -70,6 +71,7 @@ class Hold:
     def __init__(self, store: Store, secrets: Secrets, clock: Clock, record: SessionRecord) -> None:
         self._store, self._secrets, self._clock = store, secrets, clock
         self.record = record
+        self._lock, self._has_ended = asyncio.Lock(), False
         self.name = layout.session_name(record.id)
 
     @classmethod
@@ -103,15 +105,20 @@ class Hold:
         return hold
 
     async def beat(self) -> None:
-        """Rewrite the object. Raises SessionVoided when a collector has taken it."""
-        if await self._store.info(self.name) is None:
-            raise voided(self.record.id)
-        self.record = replace(self.record, beat=self.record.beat + 1, beat_at=self._clock.now())
-        await self._store.replace(self.name, self.record.seal(self._secrets))
+        """Rewrite the object; nothing once we ended it. Raises SessionVoided when a collector has taken it."""
+        async with self._lock:
+            if self._has_ended:
+                return
+            if await self._store.info(self.name) is None:
+                raise voided(self.record.id)
+            self.record = replace(self.record, beat=self.record.beat + 1, beat_at=self._clock.now())
+            await self._store.replace(self.name, self.record.seal(self._secrets))
 
     async def end(self) -> None:
-        """Nothing is held any more."""
-        await self._store.delete(self.name)
+        """Nothing is held any more. No heartbeat in flight brings the object back."""
+        async with self._lock:
+            self._has_ended = True
+            await self._store.delete(self.name)
 
 
 def voided(session_id: str) -> SessionVoided:

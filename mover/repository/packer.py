@@ -185,7 +185,7 @@ class Packer:
         self._settle(pack)
 
     def _settle(self, pack: Pack) -> Pack | None:
-        """All places back? Then a closed pack is full, and a failed one lets go of its slot (returned)."""
+        """All places back? Then a closed pack is full, and a failed one is returned."""
         if pack.places_out:
             return None
         if pack.state is PackState.OPEN and pack.is_closed:
@@ -193,17 +193,18 @@ class Packer:
             self._full.append(pack)
             for owner in pack.owners:
                 owner.wake()
-        if pack.state is PackState.FAILED and pack.reserved_bytes:
-            self._slots_free += 1
-            self._changed.notify_all()
-            return pack
-        return None
+        return pack if pack.state is PackState.FAILED else None
 
     def _after(self, gone: Pack | None) -> None:
-        if gone is not None:
-            size, gone.reserved_bytes = gone.reserved_bytes, 0
-            gone.let_go()
-            self._release(size)
+        """Memory first, then the slot: whoever takes that finds room."""
+        if gone is None or not gone.reserved_bytes:
+            return
+        size, gone.reserved_bytes = gone.reserved_bytes, 0
+        gone.let_go()
+        self._release(size)
+        with self._changed:
+            self._slots_free += 1
+            self._changed.notify_all()
 
     def take(self) -> Pack | None:
         """A full pack to upload: then ``done``, ``failed`` or ``give_back`` it."""
@@ -224,14 +225,10 @@ class Packer:
         """It is durable."""
         with self._changed:
             pack.state = PackState.DURABLE
-            self._slots_free += 1
-            self._changed.notify_all()
             owners = list(pack.owners)
             if not owners:
                 self._forget(pack)
-        size, pack.reserved_bytes = pack.reserved_bytes, 0
-        pack.let_go()
-        self._release(size)
+        self._after(pack)
         for owner in owners:
             owner.wake()
 

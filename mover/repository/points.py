@@ -70,7 +70,7 @@ def choose(points: Sequence[PointSummary], text: str) -> PointSummary:
     if exact:
         return exact[0]
     name, _, which = text.partition("@")
-    if which in ("", "latest"):
+    if name and which in ("", "latest"):
         of_vm = [point for point in points if name in (point.vm_name, point.vm_uuid)]
         if of_vm:
             return _latest(points, of_vm, text)

@@ -11,7 +11,7 @@ from mover.repository.blockmap import MapReader
 from mover.repository.hold import Hold
 from mover.repository.index import BlockPlaces
 from mover.repository.layout import FrameKind
-from mover.repository.records import Records
+from mover.repository.records import Records, first_of
 from mover.storage.protocol import Bytes
 
 
@@ -72,10 +72,13 @@ class ReadSession:
         """Keep the session alive until ``stop`` or ``end``: a task beside any longer read."""
         if self._hold is None:
             return
-        async with asyncio.TaskGroup() as group:
-            beats = group.create_task(self._beat_on(self._hold))
-            await self._stopped.wait()
-            beats.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                beats = group.create_task(self._beat_on(self._hold))
+                await self._stopped.wait()
+                beats.cancel()
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from None
 
     def stop(self) -> None:
         """Let ``run`` return."""

@@ -97,7 +97,7 @@ class Records:
                 for run in _runs(rows):
                     group.create_task(self._load_run(run, found, limit))
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
         return found
 
     async def _load_run(self, run: Sequence[_Wanted], found: list[bytes], limit: asyncio.Semaphore) -> None:
@@ -142,7 +142,7 @@ def _runs(rows: Sequence[_Wanted]) -> list[list[_Wanted]]:
     return runs
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """First wins."""
     error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return first_of(error) if isinstance(error, BaseExceptionGroup) else error

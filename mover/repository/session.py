@@ -29,7 +29,7 @@ from mover.repository.manifest import open_header, seal_manifest
 from mover.repository.mapbuilder import MapBuilder
 from mover.repository.pack import Contents
 from mover.repository.packer import Packer
-from mover.repository.records import Records
+from mover.repository.records import Records, first_of
 from mover.repository.zero import is_zero
 from mover.storage.protocol import Store
 
@@ -175,7 +175,7 @@ class Session:
                 await asyncio.wait(uploads)
                 beats.cancel()
         except BaseExceptionGroup as errors:
-            self.fail(errors.exceptions[0])
+            self.fail(first_of(errors))
         except asyncio.CancelledError:
             self._leave(_interrupted(self.id))
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +151,12 @@ async def restore(repository: Repository, wanted: str) -> list[bytes]:
         return found
     finally:
         await reader.end()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let others run until a condition of theirs holds."""
+    while not holds():  # noqa: ASYNC110 - the condition is another thread's, without an event
+        await asyncio.sleep(0)
 
 
 def names(store: MemoryStore, prefix: str = "") -> list[str]:

@@ -177,9 +177,7 @@ async def test_a_base_must_fit(tmp_path: Path):
             scratch_dir=tmp_path,
         )
     with pytest.raises(ValueError, match="needs a base"):
-        MapBuilder(
-            size_bytes=1, block_bytes=1, base=None, inherit=True, store_node=nodes.store, scratch_dir=tmp_path
-        )
+        MapBuilder(size_bytes=1, block_bytes=1, base=None, inherit=True, store_node=nodes.store, scratch_dir=tmp_path)
     with pytest.raises(ValueError, match="node ids"):
         nodes.reader(image(10 * BLOCK, ZERO_ID * 3))
 

@@ -36,9 +36,7 @@ def make_pack(secrets: Secrets, blocks: list[bytes]) -> tuple[bytes, bytes, list
     for block in blocks:
         block_id = blake3(block, key=secrets.block_key()).digest()
         codec, packed = codecs.pack(block)
-        number, memory = builder.place(
-            block_id, len(packed) + FRAME_OVERHEAD_BYTES, len(block), codec, FrameKind.BLOCK
-        )
+        number, memory = builder.place(block_id, len(packed) + FRAME_OVERHEAD_BYTES, len(block), codec, FrameKind.BLOCK)
         builder.sealer.seal_into(
             memory,
             packed,
@@ -156,7 +154,9 @@ def test_finishing_twice_gives_identical_bytes():
 @BOTH
 def test_each_flipped_byte_of_a_sealed_object_is_refused(secrets: Secrets):
     name = "index/session-00000000"
-    stored = b"".join(seal_object(secrets, ObjectKind.INDEX, name, [b"first" * 40, b"", random.Random(3).randbytes(99)]))
+    stored = b"".join(
+        seal_object(secrets, ObjectKind.INDEX, name, [b"first" * 40, b"", random.Random(3).randbytes(99)])
+    )
     assert open_object(secrets, ObjectKind.INDEX, name, stored, sections=3)[0] == b"first" * 40
     for at in range(len(stored)):
         broken = bytearray(stored)

@@ -1,0 +1,274 @@
+"""The invariants of FORMAT.md section 8, those that exist without the collector, each by name."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mover.errors import Damaged, MoverError, ObjectExists
+from mover.repository import layout
+from mover.repository.repository import Repository
+from mover.repository.verify import check
+from mover.storage.memory import MemoryStore
+from tests.support.repositories import (
+    VM,
+    backup,
+    blocks_of,
+    copy_into,
+    copy_of,
+    flip,
+    image,
+    make,
+    names,
+    open_in,
+    overwrite,
+    point,
+    restore,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class Diary(MemoryStore):
+    """Remembers what was there after each change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after: list[dict[str, Any]] = []
+        self.verbs: list[tuple[str, str]] = []
+
+    def _note(self, verb: str, name: str) -> None:
+        self.after.append(dict(self._objects))
+        self.verbs.append((verb, name))
+
+    async def create(self, name: str, parts: Any) -> None:
+        await super().create(name, parts)
+        self._note("create", name)
+
+    async def replace(self, name: str, parts: Any) -> None:
+        await super().replace(name, parts)
+        self._note("replace", name)
+
+    async def delete(self, name: str) -> None:
+        await super().delete(name)
+        self._note("delete", name)
+
+
+async def two_backups(store: MemoryStore, tmp_path: Path) -> list[list[bytes]]:
+    repository = await open_in(store, tmp_path / "writer", pack_bytes=12_000)
+    first = blocks_of(1, 12)
+    made = await backup(repository, first, "p1", created_at=1.0)
+    second = [*first]
+    second[3], second[4] = random.Random(5).randbytes(4096), bytes(4096)
+    await backup(repository, second, "p2", base=made.point.disks[0], changed=[3, 4], created_at=2.0)
+    await repository.delete_point("p1")
+    await repository.close()
+    return [first, second]
+
+
+async def test_invariant_1_manifest_last(tmp_path: Path):
+    store = Diary()
+    await make(store)
+    await two_backups(store, tmp_path)
+    for point_id in ("p1", "p2"):
+        at = store.verbs.index(("create", layout.point_name(VM, point_id)))
+        frozen = MemoryStore()
+        frozen._objects = store.after[at]
+        repository = await open_in(frozen, tmp_path / point_id)
+        report = await check(repository)
+        assert report.is_clean
+        assert report.unlisted_packs == []
+        assert len(await restore(repository, point_id)) == 12
+        await repository.close()
+
+
+async def test_invariant_2_objects_are_immutable_and_names_are_unique(tmp_path: Path):
+    store = Diary()
+    await make(store)
+    await two_backups(store, tmp_path)
+    created = [name for verb, name in store.verbs if verb == "create"]
+    assert len(created) == len(set(created))
+    assert all(name.startswith("sessions/") for verb, name in store.verbs if verb == "replace")
+    seen: dict[str, bytes] = {}
+    for state in store.after:
+        for name, held in state.items():
+            if not name.startswith("sessions/"):
+                assert seen.setdefault(name, held.data) == held.data
+
+
+async def test_invariant_3_a_point_outlives_the_deletion_of_its_base(tmp_path: Path):
+    store = await make()
+    _, second = await two_backups(store, tmp_path)
+    repository = await open_in(store, tmp_path / "reader")
+    assert [line.id for line in await repository.points()] == ["p2"]
+    assert await restore(repository, "p2") == second
+    await repository.close()
+
+
+@pytest.mark.parametrize("passphrase", ["secret", None])
+async def test_invariant_4_no_byte_is_accepted_unverified(passphrase: str | None, tmp_path: Path):
+    """Flips all over the store: exact bytes or a refusal that names an object, never a wrong byte."""
+    store = await make(passphrase=passphrase)
+    repository = await open_in(store, tmp_path / "writer", passphrase=passphrase, pack_bytes=12_000)
+    blocks = blocks_of(1, 12)
+    await backup(repository, blocks, "p1")
+    await repository.close()
+    dice, refused = random.Random(4), 0
+    for name in names(store):
+        whole = store._objects[name].data
+        places = {*range(0, min(len(whole), 80), 5), *dice.sample(range(len(whole)), min(30, len(whole)))}
+        for at in sorted({*places, len(whole) - 1}):
+            flip(store, name, at, 1 << dice.randrange(8))
+            try:
+                assert await fresh_restore(store, tmp_path, passphrase) == blocks
+            except MoverError as error:
+                refused += 1
+                assert name in error.message or name in str(error.facts) or not name.startswith(("packs/", "points/"))
+            overwrite(store, name, whole)
+    assert refused > 100
+
+
+async def fresh_restore(store: MemoryStore, tmp_path: Path, passphrase: str | None) -> list[bytes]:
+    folder = tmp_path / "reader"
+    shutil.rmtree(folder, ignore_errors=True)
+    repository = await open_in(store, folder, passphrase=passphrase)
+    try:
+        return await restore(repository, "p1")
+    finally:
+        await repository.close()
+
+
+async def test_invariant_5_any_prefix_of_a_writers_puts_checks_clean(tmp_path: Path):
+    store = Diary()
+    await make(store)
+    begun = len(store.after)
+    blocks = await two_backups(store, tmp_path)
+    for number in range(begun - 1, len(store.after)):
+        state = MemoryStore()
+        state._objects = dict(store.after[number])
+        repository = await open_in(state, tmp_path / f"after-{number}")
+        assert (await check(repository)).problems == []
+        for line in await repository.points():
+            assert await restore(repository, line.id) == blocks[int(line.id[1]) - 1]
+        await backup(repository, blocks[1], "later")
+        assert await restore(repository, "later") == blocks[1]
+        assert (await check(repository)).problems == []
+        await repository.close()
+
+
+async def test_invariant_6_all_is_found_again_from_the_store_alone(tmp_path: Path):
+    """Without cache and without index objects, from the packs' own trailers."""
+    store = await make()
+    _, second = await two_backups(store, tmp_path)
+    for name in names(store, "index/"):
+        await store.delete(name)
+    repository = await open_in(store, tmp_path / "fresh")
+    with pytest.raises(Damaged, match="no pack that the index knows"):
+        await restore(repository, "p2")
+    made = await repository.rebuild_index()
+    assert made == names(store, "index/") != []
+    assert await restore(repository, "p2") == second
+    report = await check(repository)
+    assert report.is_clean
+    assert report.unlisted_packs == []
+    assert await repository.rebuild_index() == []
+    await repository.close()
+
+
+async def test_a_damaged_index_object_is_named_read_around_and_replaced(tmp_path: Path):
+    store = await make()
+    _, second = await two_backups(store, tmp_path)
+    broken = names(store, "index/")[0]
+    flip(store, broken, 90)
+    repository = await open_in(store, tmp_path / "fresh")
+    assert await restore(repository, "p2") == second
+    assert (await backup(repository, second, "p3")).kinds.count("new") == 0
+    report = await check(repository)
+    assert [problem.object for problem in report.problems] == [broken]
+    await repository.rebuild_index()
+    assert broken not in names(store)
+    assert (await check(repository)).is_clean
+    assert await restore(repository, "p2") == second
+    await repository.close()
+
+
+async def test_a_stale_cache_is_brought_up_to_date(tmp_path: Path):
+    store = await make()
+    one, two = await open_in(store, tmp_path / "one"), await open_in(store, tmp_path / "two")
+    await backup(one, blocks_of(1, 12), "p1")
+    assert "new" not in (await backup(two, blocks_of(1, 12), "p2")).kinds
+    await backup(two, blocks_of(2, 12), "p3")
+    assert await restore(one, "p3") == blocks_of(2, 12)
+    assert (await check(one)).is_clean
+    await one.close()
+    await two.close()
+
+
+async def damage(store: MemoryStore, tmp_path: Path, harm: Any) -> tuple[list[str], Repository]:
+    """Names that a check gives after some harm."""
+    harm(store)
+    repository = await open_in(store, tmp_path)
+    return [problem.object for problem in (await check(repository)).problems], repository
+
+
+async def test_check_names_each_damaged_or_missing_object(tmp_path: Path):
+    store = await make()
+    await two_backups(store, tmp_path)
+    pack, manifest = names(store, "packs/")[0], names(store, "points/")[0]
+    size = len(store._objects[pack].data)
+    harms = {
+        "header": (pack, lambda one: flip(one, pack, 20)),
+        "footer": (pack, lambda one: flip(one, pack, size - 3)),
+        "trailer": (pack, lambda one: flip(one, pack, size - 60)),
+        "cut": (pack, lambda one: overwrite(one, pack, one._objects[pack].data[:-5])),
+        "gone": (pack, lambda one: one._objects.pop(pack)),
+        "manifest": (manifest, lambda one: flip(one, manifest, 120)),
+        "manifest's end": (manifest, lambda one: flip(one, manifest, len(one._objects[manifest].data) - 1)),
+    }
+    for number, (what, (name, harm)) in enumerate(harms.items()):
+        found, repository = await damage(copy_of(store), tmp_path / str(number), harm)
+        if what == "gone" and found == []:
+            assert pack not in {*names(store)} or await restore(repository, "p2")
+        else:
+            assert name in found, what
+        await repository.close()
+
+
+async def test_check_names_blocks_that_nothing_holds(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    builder = one.new_map(size_bytes=4096 * 9, block_bytes=4096, fan_out=8)
+    builder.put(0, b"\xff" * 32 + b"unheard of, and nowhere to be fo")
+    node_ids = await asyncio.get_running_loop().run_in_executor(None, builder.finish)
+    await one.commit(point(one.id, [image(4096 * 9, node_ids)], "p1"))
+    await one.end()
+    report = await check(repository)
+    assert [problem.point for problem in report.problems] == [layout.point_name(VM, "p1")]
+    assert "2 blocks of disk scsi.0 are in no pack, the first is block 0" in report.problems[0].what
+    await repository.close()
+
+
+async def test_a_store_that_refuses_a_second_create_never_meets_one(tmp_path: Path):
+    store = await make()
+    original = store.create
+
+    async def strict(name: str, parts: Any) -> None:
+        if await store.info(name) is not None:
+            raise ObjectExists(name, remedy="none")
+        await original(name, parts)
+
+    store.create = strict
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    disk, _ = await copy_into(one, blocks_of(1, 12))
+    made = point(one.id, [disk], "p1")
+    await one.commit(made)
+    await one.commit(made)
+    await one.end()
+    await repository.close()

@@ -1,0 +1,537 @@
+"""Sessions: what is stored once, what is shared, what is resumed, and who is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mover.clock import FakeClock
+from mover.errors import Damaged, PointConflict, RepositoryError, SessionVoided, StoreDenied, StoreFull
+from mover.model.point import ZERO_ID
+from mover.repository import layout, session
+from mover.repository.hold import Hold
+from mover.repository.manifest import seal_manifest, seal_void
+from mover.repository.pack import RecordOpener
+from mover.repository.repository import Repository
+from mover.repository.verify import check
+from mover.storage.memory import MemoryStore
+from mover.storage.protocol import StoreTraits
+from tests.support.repositories import (
+    VM,
+    backup,
+    blocks_of,
+    copy_into,
+    copy_of,
+    make,
+    names,
+    open_in,
+    point,
+    restore,
+    until,
+)
+
+
+async def on_thread(work: Any) -> Any:
+    with ThreadPoolExecutor(1) as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+class Gate(MemoryStore):
+    """Holds pack uploads back, or refuses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = asyncio.Event()
+        self.opened.set()
+        self.refuse: Exception | None = None
+        self.waiting = asyncio.Event()
+
+    async def create(self, name: str, parts: Any) -> None:
+        if name.startswith("packs/"):
+            self.waiting.set()
+            await self.opened.wait()
+            if self.refuse is not None:
+                raise self.refuse
+        await super().create(name, parts)
+
+
+@pytest.mark.parametrize("passphrase", ["secret", None])
+@pytest.mark.parametrize("paranoid", [True, False])
+async def test_what_is_backed_up_is_restored(passphrase: str | None, paranoid: bool, tmp_path: Path):
+    repository = await open_in(
+        await make(passphrase=passphrase), tmp_path, passphrase=passphrase, paranoid=paranoid, pack_bytes=20_000
+    )
+    blocks = blocks_of(1, 50)
+    made = await backup(repository, blocks, "p1")
+    assert (made.kinds.count("zero"), made.kinds.count("new")) == (10, 40)
+    assert await restore(repository, "p1") == blocks
+    again = await backup(repository, blocks, "p2")
+    assert (again.kinds.count("zero"), again.kinds.count("known")) == (10, 40)
+    blocks[7] = b"changed!" * 512
+    third = await backup(repository, blocks, "p3", base=again.point.disks[0], changed=[7, 8])
+    assert third.kinds == ["new", "known"]
+    assert await restore(repository, "p3") == blocks
+    assert (await check(repository)).is_clean
+    assert await repository.leftovers() == []
+    await repository.close()
+
+
+async def test_ids_and_sizes_are_told(tmp_path: Path):
+    repository = await open_in(await make(), tmp_path)
+    one = await repository.open_session(points=[])
+    data, zeroes = memoryview(b"data" * 1024), memoryview(bytes(4096))
+    stored = await on_thread(lambda: one.store_block(data))
+    assert stored.kind == "new"
+    assert 0 < stored.stored_bytes < 200
+    assert stored.id == one.block_id(data)
+    assert await on_thread(lambda: one.store_block(data)) == (stored.id, "known", 0)
+    assert await on_thread(lambda: one.store_block(zeroes)) == (ZERO_ID, "zero", 0)
+    assert one.block_id(zeroes) == ZERO_ID
+    assert one.store_node(b"data" * 1024) != stored.id
+    await one.end()
+    await repository.close()
+
+
+async def test_many_threads_store_each_block_once(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[])
+    blocks = [random.Random(number).randbytes(4096) for number in range(30)]
+    barrier = threading.Barrier(4)
+
+    def work() -> list[str]:
+        barrier.wait()
+        return [one.store_block(memoryview(block)).kind for block in blocks]
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run())
+        with ThreadPoolExecutor(4) as threads:
+            loop = asyncio.get_running_loop()
+            kinds = await asyncio.gather(*(loop.run_in_executor(threads, work) for _ in range(4)))
+        await one.flush()
+        await one.end()
+    assert sum(one.count("new") for one in kinds) == 30
+    await repository.close()
+
+
+async def test_two_sessions_share_packs_and_both_are_whole(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path, pack_bytes=1 << 20)
+    shared, own = blocks_of(1, 20), blocks_of(2, 10)
+    first = await repository.open_session(points=[(VM, "p1")])
+    second = await repository.open_session(points=[(VM, "p2")])
+    async with asyncio.TaskGroup() as group:
+        group.create_task(first.run())
+        group.create_task(second.run())
+        one, _ = await copy_into(first, [*shared[:-1], *own])
+        two, kinds = await copy_into(second, shared)
+        assert kinds.count("known") > 10
+        await second.commit(point(second.id, [two], "p2"))
+        await second.end()
+        assert (await check(repository)).is_clean
+        await first.commit(point(first.id, [one], "p1"))
+        await first.end()
+    assert await restore(repository, "p1") == [*shared[:-1], *own]
+    assert await restore(repository, "p2") == shared
+    assert (await check(repository)).is_clean
+    await repository.close()
+
+
+async def test_a_session_that_dies_takes_no_other_with_it(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path, pack_bytes=1 << 20)
+    dying = await repository.open_session(points=[(VM, "p1")])
+    living = await repository.open_session(points=[(VM, "p2")])
+    running = asyncio.create_task(dying.run())
+    blocks = blocks_of(1, 20)
+    await copy_into(dying, blocks)
+    disk, kinds = await copy_into(living, blocks)
+    assert "new" not in kinds
+    running.cancel()
+    await asyncio.wait([running])
+    with pytest.raises(RepositoryError, match="interrupted"):
+        dying.store_block(memoryview(b"more" * 100))
+    await living.commit(point(living.id, [disk], "p2"))
+    await living.end()
+    assert await restore(repository, "p2") == blocks
+    await repository.close()
+
+
+async def test_a_failed_upload_fails_all_who_rely_on_it_and_no_one_else(tmp_path: Path):
+    store = Gate()
+    await make(store)
+    repository = await open_in(store, tmp_path, pack_bytes=1 << 20)
+    blocks = blocks_of(1, 10)
+    one = await repository.open_session(points=[(VM, "p1")])
+    two = await repository.open_session(points=[(VM, "p2")])
+    three = await repository.open_session(points=[(VM, "p3")])
+    disk, _ = await copy_into(one, blocks)
+    await copy_into(two, blocks)
+    store.refuse = StoreFull("full", remedy="make room")
+    with pytest.raises(StoreFull):
+        await one.commit(point(one.id, [disk], "p1"))
+    with pytest.raises(StoreFull):
+        await two.flush()
+    with pytest.raises(StoreFull):
+        await two.run()
+    store.refuse = None
+    third, kinds = await copy_into(three, blocks)
+    assert "known" not in kinds
+    await three.commit(point(three.id, [third], "p3"))
+    for each in (one, two, three):
+        await each.end()
+    assert [line.id for line in await repository.points()] == ["p3"]
+    assert await restore(repository, "p3") == blocks
+    await repository.close()
+
+
+async def test_an_interrupted_upload_is_sent_again_with_the_same_bytes(tmp_path: Path):
+    store = Gate()
+    await make(store)
+    repository = await open_in(store, tmp_path, pack_bytes=1 << 20)
+    one = await repository.open_session(points=[(VM, "p1")])
+    two = await repository.open_session(points=[(VM, "p2")])
+    blocks = blocks_of(1, 10)
+    await copy_into(one, blocks)
+    disk, _ = await copy_into(two, blocks)
+    store.opened.clear()
+    flushing = asyncio.create_task(one.flush())
+    await store.waiting.wait()
+    flushing.cancel()
+    await asyncio.wait([flushing])
+    store.opened.set()
+    await one.end()
+    await two.commit(point(two.id, [disk], "p2"))
+    await two.end()
+    assert len(names(store, "packs/")) == 1
+    assert await restore(repository, "p2") == blocks
+    await repository.close()
+
+
+async def test_packs_in_memory_are_bounded_and_reserved(tmp_path: Path):
+    store = Gate()
+    await make(store)
+    held: list[int] = []
+    most = 0
+
+    def reserve(size: int) -> None:
+        nonlocal most
+        held.append(size)
+        most = max(most, len(held))
+
+    repository = await open_in(store, tmp_path, pack_bytes=10_000, uploads=2, reserve=reserve, release=held.remove)
+    blocks = [random.Random(number).randbytes(4096) for number in range(30)]
+    one = await repository.open_session(points=[(VM, "p1")])
+    store.opened.clear()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run())
+        copying = group.create_task(copy_into(one, blocks))
+        await until(lambda: len(held) == 3)
+        await store.waiting.wait()
+        assert not copying.done()
+        store.opened.set()
+        disk, _ = await copying
+        await one.commit(point(one.id, [disk], "p1"))
+        await one.end()
+    assert most == 3
+    assert held == []
+    assert await restore(repository, "p1") == blocks
+    await repository.close()
+
+
+async def test_a_thread_that_waits_for_a_slot_hears_of_the_end(tmp_path: Path):
+    store = Gate()
+    await make(store)
+    held: list[int] = []
+    repository = await open_in(store, tmp_path, pack_bytes=10_000, uploads=1, reserve=held.append, release=held.remove)
+    one = await repository.open_session(points=[])
+    store.opened.clear()
+    running = asyncio.create_task(one.run())
+    copying = asyncio.create_task(copy_into(one, [random.Random(n).randbytes(4096) for n in range(20)]))
+    await until(lambda: len(held) == 2)
+    await store.waiting.wait()
+    running.cancel()
+    with pytest.raises(RepositoryError, match="interrupted"):
+        await copying
+    await asyncio.wait([running])
+    assert held == []
+    await one.end()
+    await repository.close()
+
+
+async def test_reserving_may_fail(tmp_path: Path):
+    def refuse(_: int) -> None:
+        raise MemoryError("no room")
+
+    repository = await open_in(await make(), tmp_path, reserve=refuse)
+    one = await repository.open_session(points=[])
+    for _ in range(5):
+        with pytest.raises(MemoryError):
+            await on_thread(lambda: one.store_block(memoryview(b"data" * 100)))
+    await one.end()
+    await repository.close()
+
+
+async def test_a_block_larger_than_a_pack_gets_a_pack_of_its_own(tmp_path: Path):
+    repository = await open_in(await make(), tmp_path, pack_bytes=1000)
+    blocks = blocks_of(1, 6)
+    await backup(repository, blocks, "p1")
+    assert await restore(repository, "p1") == blocks
+    await repository.close()
+
+
+async def test_a_resumed_session_finds_what_was_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session, "INDEX_EVERY_PACKS", 1)
+    store = await make()
+    killed = await open_in(store, tmp_path / "first", pack_bytes=10_000)
+    blocks = [random.Random(number).randbytes(4096) for number in range(20)]
+    one = await killed.open_session(points=[(VM, "p1")])
+    running = asyncio.create_task(one.run())
+    await copy_into(one, blocks[:12])
+    await one.flush()
+    left = copy_of(store)
+    running.cancel()
+    await asyncio.wait([running])
+    await killed.close()
+    fresh = await open_in(left, tmp_path / "second", pack_bytes=10_000)
+    again = await fresh.open_session(points=[(VM, "p1")], session_id=one.id)
+    assert again.id == one.id
+    async with asyncio.TaskGroup() as group:
+        group.create_task(again.run())
+        disk, kinds = await copy_into(again, blocks)
+        assert kinds.count("known") == 12
+        await again.commit(point(again.id, [disk], "p1"))
+        await again.end()
+    assert await restore(fresh, "p1") == blocks
+    assert (await check(fresh)).is_clean
+    assert len(set(names(left, "index/"))) == len(names(left, "index/")) > 1
+    await fresh.close()
+
+
+async def test_committing_again_is_harmless_even_after_the_end(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    made = await backup(repository, blocks_of(1, 5), "p1")
+    before = names(store)
+    again = await repository.open_session(points=[(VM, "p1")], session_id=made.point.session_id)
+    await again.commit(made.point)
+    await again.end()
+    assert names(store) == before
+    await repository.close()
+
+
+async def test_a_lost_answer_to_the_manifest_is_recognised_as_ours(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    disk, _ = await copy_into(one, blocks_of(1, 5))
+    made = point(one.id, [disk], "p1")
+    await one.flush()
+    await store.create(layout.point_name(VM, "p1"), seal_manifest(repository._tools.secrets, made))
+    await one.commit(made)
+    await one.end()
+    await repository.close()
+
+
+async def test_of_two_writers_of_one_point_the_first_manifest_wins(tmp_path: Path):
+    repository = await open_in(await make(), tmp_path)
+    sessions = [await repository.open_session(points=[(VM, "p1")]) for _ in range(2)]
+    disks = [(await copy_into(one, blocks_of(number, 5)))[0] for number, one in enumerate(sessions)]
+    await sessions[1].commit(point(sessions[1].id, [disks[1]], "p1"))
+    with pytest.raises(PointConflict):
+        await sessions[0].commit(point(sessions[0].id, [disks[0]], "p1"))
+    with pytest.raises(PointConflict):
+        await repository.open_session(points=[(VM, "p1")], session_id=sessions[0].id)
+    assert await restore(repository, "p1") == blocks_of(1, 5)
+    for one in sessions:
+        await one.end()
+    await repository.close()
+
+
+async def test_only_announced_points_are_committed(tmp_path: Path):
+    repository = await open_in(await make(), tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    with pytest.raises(ValueError, match="not announced"):
+        await one.commit(point(one.id, [], "p2"))
+    with pytest.raises(ValueError, match="not announced"):
+        await one.commit(point("another session", [], "p1"))
+    await one.end()
+    await repository.close()
+
+
+async def void(repository: Repository, store: MemoryStore, session_id: str, point_id: str) -> None:
+    """What a collector does to a session that it takes for dead."""
+    name = layout.point_name(VM, point_id)
+    parts = seal_void(repository._tools.secrets, name, session_id=session_id, at=1.0, by="collector")
+    await store.create(name, parts)
+    await store.delete(layout.session_name(session_id))
+
+
+async def test_a_voided_session_cannot_commit_beat_or_resume(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    disk, _ = await copy_into(one, blocks_of(1, 5))
+    await void(repository, store, one.id, "p1")
+    with pytest.raises(SessionVoided):
+        await one.commit(point(one.id, [disk], "p1"))
+    with pytest.raises(SessionVoided):
+        await one._hold.beat()
+    with pytest.raises(SessionVoided):
+        await repository.open_session(points=[(VM, "p1")], session_id=one.id)
+    assert await repository.points() == []
+    await one.end()
+    await repository.close()
+
+
+async def test_a_session_that_is_gone_or_announced_other_points_is_not_resumed(tmp_path: Path):
+    repository = await open_in(await make(), tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    with pytest.raises(SessionVoided):
+        await repository.open_session(points=[(VM, "p2")], session_id=one.id)
+    await one.end()
+    with pytest.raises(SessionVoided):
+        await repository.open_session(points=[(VM, "p1")], session_id=one.id)
+    await repository.close()
+
+
+async def test_blocks_of_tombstoned_packs_are_stored_anew(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    blocks = blocks_of(1, 10)
+    await backup(repository, blocks, "p1")
+    dead, index = names(store, "packs/"), names(store, "index/")
+    for name in dead:
+        pack_id = layout.pack_id_of(name)
+        assert pack_id
+        await store.create(layout.tombstone_name(pack_id), [b"any"])
+    again = await backup(repository, blocks, "p2")
+    assert "known" not in again.kinds
+    # The sweep: index entries, then the pack, then the tombstone.
+    for name in index:
+        await store.delete(name)
+    for name in dead:
+        await store.delete(name)
+    for name in names(store, "tombstones/"):
+        await store.delete(name)
+    assert await restore(repository, "p1") == blocks
+    assert (await backup(repository, blocks, "p3")).kinds.count("known") == 8
+    assert (await check(repository)).is_clean
+    await repository.close()
+
+
+async def test_a_session_waits_out_the_list_lag_before_it_reads_tombstones(tmp_path: Path):
+    store = await make()
+    store.learn(StoreTraits(has_create_only=True, list_lag_s=7.0, description="slow to list"))
+    clock = FakeClock()
+    repository = await open_in(store, tmp_path, clock=clock)
+    await (await repository.open_session(points=[])).end()
+    assert clock.elapsed == 7.0
+    await repository.close()
+
+
+async def test_heartbeats_are_written_and_a_voided_session_stops(tmp_path: Path):
+    store = await make()
+    clock = FakeClock()
+    repository = await open_in(store, tmp_path, clock=clock, heartbeat_s=30.0)
+    one = await repository.open_session(points=[(VM, "p1")])
+    running = asyncio.create_task(one.run())
+    await until(lambda: clock.elapsed > 100)
+    assert (await repository.leftovers())[0].beat >= 3
+    await store.delete(layout.session_name(one.id))
+    with pytest.raises(SessionVoided):
+        await running
+    assert names(store, "sessions/") == []
+    await repository.close()
+
+
+async def test_a_reader_beats_too(tmp_path: Path):
+    store = await make()
+    clock = FakeClock()
+    repository = await open_in(store, tmp_path, clock=clock, heartbeat_s=30.0)
+    reader = await repository.open_reader()
+    running = asyncio.create_task(reader.run())
+    await until(lambda: clock.elapsed > 100)
+    assert (await repository.leftovers())[0].beat >= 3
+    await reader.end()
+    await running
+    assert await repository.leftovers() == []
+    await repository.close()
+
+
+async def test_a_read_only_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    await backup(repository, blocks_of(1, 5), "p1")
+
+    async def refuse(*_: object) -> None:
+        raise StoreDenied("read-only", remedy="none")
+
+    monkeypatch.setattr(store, "create", refuse)
+    assert await restore(repository, "p1") == blocks_of(1, 5)
+    await repository.close()
+
+
+async def test_faulty_memory_is_found_by_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    repository = await open_in(await make(), tmp_path, paranoid=True)
+    one = await repository.open_session(points=[])
+    whole = RecordOpener.open
+
+    def flipped(self: RecordOpener, sealer: Any, sealed: memoryview, **rest: Any) -> memoryview:
+        sealed[20] ^= 1
+        return whole(self, sealer, sealed, **rest)
+
+    monkeypatch.setattr(RecordOpener, "open", flipped)
+    with pytest.raises(Damaged):
+        await on_thread(lambda: one.store_block(memoryview(b"data" * 100)))
+    with pytest.raises(Damaged, match="machine"):
+        one.check()
+    await one.end()
+    await repository.close()
+
+
+async def test_stopping_ends_the_run_and_a_session_ends_in_any_order(tmp_path: Path):
+    repository = await open_in(await make(), tmp_path)
+    one = await repository.open_session(points=[])
+    running = asyncio.create_task(one.run())
+    one.stop()
+    await running
+    await one.end()
+    await one.end()
+    with pytest.raises(RepositoryError, match="ended"):
+        await one.flush()
+    await repository.close()
+
+
+async def test_an_index_number_taken_by_a_late_put_is_passed_over(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    await store.create(layout.index_name(one.id, 0), [b"late"])
+    disk, _ = await copy_into(one, blocks_of(1, 5))
+    await one.commit(point(one.id, [disk], "p1"))
+    await one.end()
+    assert len(names(store, "index/")) == 2
+    await repository.close()
+
+
+async def test_a_hold_is_rewritten_only_while_it_stands(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    secrets, clock = repository._tools.secrets, FakeClock()
+    hold = await Hold.create(store, secrets, clock, "writer", [(VM, "p")])
+    first = store._objects[hold.name].data
+    await hold.beat()
+    assert store._objects[hold.name].data != first
+    again = await Hold.resume(store, secrets, clock, hold.record.id)
+    assert again is not None
+    assert (again.record.beat, again.record.points) == (2, ((VM, "p"),))
+    await hold.end()
+    assert await Hold.resume(store, secrets, clock, hold.record.id) is None
+    await repository.close()
