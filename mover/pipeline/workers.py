@@ -137,6 +137,7 @@ class Workers:
         self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pipeline")
         self._pools: dict[int, tuple[BufferPool, int]] = {}
         self._pools_lock = threading.Lock()
+        self._published_s: dict[tuple[str, str], float] = {}
 
     def start(self) -> None:
         """Start the threads. Raises RuntimeError when called twice."""
@@ -196,14 +197,18 @@ class Workers:
     def publish(self) -> None:
         """Set the process's gauges: budget, queues, waiting seconds. Called at about 1 Hz."""
         BUDGET_BYTES.labels("total").set(self.budget.total_bytes)
-        BUDGET_BYTES.labels("buffers").set(self.budget.buffers_bytes)
-        BUDGET_BYTES.labels("packs").set(self.budget.packs_bytes)
+        BUDGET_BYTES.labels("used").set(self.budget.used_bytes)
         for name, channel in (("compute", self._compute), ("restore", self._restore)):
             statistics = channel.statistics()
             QUEUE_FILL.labels(name).set(statistics.waiting)
-            _raise_to(STAGE_SECONDS.labels(name, "idle"), statistics.get_wait_s)
+            self._count_seconds(name, "idle", statistics.get_wait_s)
         for side, seconds in self.budget.waited_s().items():
-            _raise_to(STAGE_SECONDS.labels(side, "waiting"), seconds)
+            self._count_seconds(side, "waiting", seconds)
+
+    def _count_seconds(self, stage: str, state: str, total_s: float) -> None:
+        former = self._published_s.get((stage, state), 0.0)
+        STAGE_SECONDS.labels(stage, state).inc(total_s - former)
+        self._published_s[stage, state] = total_s
 
     def _new_pool(self, buffer_bytes: int) -> BufferPool:
         return BufferPool(buffer_bytes, max(1, -(-self.budget.buffer_limit_bytes // buffer_bytes)))
@@ -291,10 +296,3 @@ def _serve(channel: Channel[tuple[Lane, Work]]) -> None:
         except Closed:
             return
         lane.run(lambda work=work: work(scratch))  # type: ignore[misc] # mypy cannot infer a lambda with a default
-
-
-def _raise_to(counter: object, value: float) -> None:
-    """Bring a counter up to a total that is counted elsewhere."""
-    now = counter._value.get()  # type: ignore[attr-defined] # the client has no setter for counters
-    if value > now:
-        counter.inc(value - now)  # type: ignore[attr-defined] # as above
