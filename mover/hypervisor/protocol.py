@@ -55,7 +55,8 @@ class VmRequest:
     """``Vm.spec`` as it was saved."""
     nic_mode: NicMode
     network_map: Mapping[str, str]
-    """Saved network UUID → network UUID here; a network in neither fails with RequestRefused."""
+    """Saved network (UUID or name) → network here (UUID, or a name that only one has).
+    A network in neither fails with RequestRefused."""
     description: str = ""
 
 

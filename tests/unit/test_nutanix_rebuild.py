@@ -29,7 +29,7 @@ def body(asked: VmRequest, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "vm_uuid": "u",
         "cluster_uuid": "c",
-        "networks": {"c1"},
+        "networks": {"c1": "vlan10", "n2": "vlan20"},
         "macs_in_use": {},
         "with_vtpm": True,
         "categories": {},
@@ -110,17 +110,24 @@ def test_keeping_a_mac_that_lives_is_refused_with_the_way_out():
 
 def test_an_unknown_network_is_refused_with_the_way_out():
     with pytest.raises(RequestRefused, match="vlan10") as caught:
-        body(request(), networks={"elsewhere"})
+        body(request(), networks={"elsewhere": "x"})
     assert "--network c1=" in caught.value.remedy
 
 
 def test_a_network_is_mapped():
-    nic = body(request(network_map={"c1": "N2"}), networks={"n2"})["spec"]["resources"]["nic_list"][0]
+    nic = body(request(network_map={"c1": "N2"}))["spec"]["resources"]["nic_list"][0]
     assert nic["subnet_reference"]["uuid"] == "n2"
 
 
+def test_a_network_may_be_mapped_by_names_where_only_one_has_it():
+    by_name = request(network_map={"vlan10": "vlan20"})
+    assert body(by_name)["spec"]["resources"]["nic_list"][0]["subnet_reference"]["uuid"] == "n2"
+    with pytest.raises(RequestRefused, match="Several networks"):
+        body(by_name, networks={"n2": "vlan20", "n3": "vlan20"})
+
+
 def test_a_mapping_to_nowhere_is_refused():
-    with pytest.raises(RequestRefused, match="does not exist"):
+    with pytest.raises(RequestRefused, match="no network n9"):
         body(request(network_map={"c1": "n9"}))
 
 

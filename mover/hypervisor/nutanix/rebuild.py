@@ -6,7 +6,7 @@ version slips in: no UUIDs of disks and NICs, no data sources, no guest tools, n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mover.errors import RequestRefused
@@ -83,14 +83,14 @@ def create_body(
     *,
     vm_uuid: str,
     cluster_uuid: str,
-    networks: Collection[str],
+    networks: Mapping[str, str],
     macs_in_use: Mapping[str, str],
     with_vtpm: bool,
     categories: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """Body of v3 ``POST vms``: off, empty CD-ROMs, NICs by ``request.nic_mode``.
 
-    networks: UUIDs that exist here. macs_in_use: MAC → name of the VM that has it.
+    networks: UUID → name of those here. macs_in_use: MAC → name of the VM that has it.
     Raises RequestRefused for an unknown network, and for a MAC that another VM holds (keep).
     """
     saved = saved_resources(saved_entity(request.spec))
@@ -146,7 +146,7 @@ def _empty_cdroms(saved: Json) -> list[dict[str, Any]]:
     ]
 
 
-def _nic(nic: Json, request: VmRequest, networks: Collection[str], macs_in_use: Mapping[str, str]) -> dict[str, Any]:
+def _nic(nic: Json, request: VmRequest, networks: Mapping[str, str], macs_in_use: Mapping[str, str]) -> dict[str, Any]:
     rebuilt: dict[str, Any] = {name: nic[name] for name in _NIC_PLAIN if nic.get(name) not in (None, [])}
     rebuilt["subnet_reference"] = {"kind": "subnet", "uuid": _network(nic, request, networks)}
     if request.nic_mode is NicMode.DISCONNECTED:
@@ -176,14 +176,18 @@ def _fixed_addresses(nic: Json) -> list[dict[str, str]]:
     ]
 
 
-def _network(nic: Json, request: VmRequest, networks: Collection[str]) -> str:
-    saved = uuid(nic, "subnet_reference", "uuid")
-    wanted = request.network_map.get(saved, saved).lower()
-    if wanted in networks:
-        return wanted
-    name = text(nic, "subnet_reference", "name") or saved or "without a name"
+def _network(nic: Json, request: VmRequest, networks: Mapping[str, str]) -> str:
+    """The network here: mapped by the saved one's UUID or name, to a UUID or to a name that only one has."""
+    saved, name = uuid(nic, "subnet_reference", "uuid"), text(nic, "subnet_reference", "name")
+    wanted = request.network_map.get(saved) or request.network_map.get(name) or saved
+    if wanted.lower() in networks:
+        return wanted.lower()
+    named = [known for known, its_name in networks.items() if its_name == wanted]
+    if len(named) == 1:
+        return named[0]
+    problem = f"Several networks here are called {wanted}" if named else f"There is no network {wanted} on this cluster"
     raise RequestRefused(
-        f"The network {name} ({wanted}) of the saved VM does not exist on this cluster",
-        remedy=f"Map it to one that `mover inventory` shows: --network {saved}=NETWORK.",
+        f"{problem}, and the saved VM needs one for its card in {name or saved or 'an unnamed network'}",
+        remedy=f"Map it to one that `mover inventory` shows: --network {saved}=NETWORK_UUID.",
         network_uuid=saved,
     )

@@ -51,7 +51,7 @@ async def create_vm(at: Endpoints, request: VmRequest, *, key: str) -> str:
     for vm_uuid in {way.vm_uuid: None for way in ways}:
         if await _find(at.element, vm_uuid) is not None:
             return await _until_complete(at.element, vm_uuid)
-    networks = {network.uuid for network in await read_networks(at.element)}
+    networks = {network.uuid: network.name for network in await read_networks(at.element)}
     macs = await _macs_in_use(at.element)
     refusal: HypervisorError | None = None
     for way in ways:
