@@ -12,6 +12,7 @@ from typing import Any
 
 import mover
 from mover import logs
+from mover.catalog.ledger import Kind
 from mover.errors import Damaged, MoverError
 from mover.jobs.steps import Call, Steps, Values
 from mover.metrics import VM_CONSISTENCY, VM_FULL_REASON, VM_LAST_SUCCESS, VM_UNPROTECTED_VGS
@@ -162,10 +163,18 @@ class Backup:
         images = [self._image(item) for item in copied]
         images += [_excluded_image(disk, excluded) for disk in frozen.vm.data_disks() if disk.device_uuid in excluded]
         point = self._point(frozen, images, plans["warnings"], session_id=open_session.id)
+        # Should the store's answer be lost, the manifest may come to be later, and need its base.
+        await self._note_commit(frozen.snapshot.uuid, committing_at=node.clock.now())
         await open_session.commit(point)
+        await self._note_commit(frozen.snapshot.uuid, committing_at=0.0)
         _publish(point, frozen.vm)
         _LOG.info("committed", point=point.id, snapshot=frozen.snapshot.uuid, now=node.clock.now())
         return {"point": point.id}
+
+    async def _note_commit(self, snapshot_uuid: str, *, committing_at: float) -> None:
+        for entry in await self._node.ledger.open_entries(self._steps.job_id, Kind.SNAPSHOT):
+            if entry.identity == snapshot_uuid:
+                await self._node.ledger.note(entry, committing_at=committing_at)
 
     def _point(self, frozen: Frozen, images: list[DiskImage], warnings: list[str], *, session_id: str) -> RestorePoint:
         request, vm, snapshot = self._request, frozen.vm, frozen.snapshot

@@ -50,7 +50,7 @@ async def look(node: Node, *, ended_job: str | None = None) -> Observed:
     entries = [entry for entry in await node.ledger.entries() if entry.is_open or _may_linger(entry)]
     named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.is_open and "vm_uuid" in entry.facts}
     made = {entry.identity for entry in entries if entry.is_open and entry.kind is Kind.VM and entry.identity}
-    bases, unreadable = await _bases(node)
+    bases, points = await _bases(node)
     return Observed(
         now=node.clock.now(),
         install=node.install,
@@ -58,7 +58,8 @@ async def look(node: Node, *, ended_job: str | None = None) -> Observed:
         entries=entries,
         active_jobs=active,
         bases=bases,
-        unreadable_points=unreadable,
+        points=[point.id for point in points],
+        unreadable_points=[point.id for point in points if point.problem],
         leftovers=await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid),
         vms={uuid: await _vm(node, uuid) for uuid in sorted(named | made)},
         life_s=node.settings.prism.snapshot_life,
@@ -70,8 +71,8 @@ def _may_linger(entry: Entry) -> bool:
     return (entry.kind, entry.state) in ((Kind.SNAPSHOT, State.GONE), (Kind.VM, State.GIVEN))
 
 
-async def _bases(node: Node) -> tuple[dict[str, str] | None, list[str]]:
-    """Snapshot → point, for the newest base of each VM (None: the repository cannot say); and unreadable points."""
+async def _bases(node: Node) -> tuple[dict[str, str] | None, list[PointSummary]]:
+    """Snapshot → point, for the newest base of each VM (None: the repository cannot say); and all points."""
     by_vm: dict[str, list[PointSummary]] = {}
     try:
         points = await node.repository.points()
@@ -83,7 +84,7 @@ async def _bases(node: Node) -> tuple[dict[str, str] | None, list[str]]:
         _LOG.warning("bases unknown, snapshots are left alone", error=error.message)
         return None, []
     bases = {point.snapshot_uuid: point.id for point in loaded if point.snapshot_uuid}
-    return bases, [point.id for point in points if point.problem]
+    return bases, points
 
 
 async def _vm(node: Node, uuid: str) -> Vm | None:
@@ -133,6 +134,7 @@ async def drop_entry(node: Node, entry: Entry) -> None:
         entries=[entry],
         active_jobs=(),
         bases=None,
+        points=(),
         unreadable_points=(),
         leftovers=Leftovers((), (), ()),
         vms={vm_uuid: await _vm(node, vm_uuid)},

@@ -9,11 +9,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from mover import logs
 from mover.catalog.ledger import Kind
-from mover.clock import stopwatch
 from mover.device.protocol import ReadableDevice
 from mover.errors import BaseGone, ChangedRegionsInvalid
 from mover.jobs.steps import Cancellation, Values
@@ -25,15 +24,16 @@ from mover.operations.attach import plug, unplug
 from mover.operations.clean import drop_entry
 from mover.operations.decide import Decision
 from mover.operations.node import Node
+from mover.operations.opened import census, opened_device
 from mover.operations.ports import WriteSession
 from mover.operations.progress import DiskWatch
+from mover.operations.timer import Timer
 from mover.operations.values import dump, load
 from mover.pipeline.disk_to_repository import DiskCopy, DiskResult, copy_disk
 from mover.pipeline.flow import Meter
 from mover.pipeline.plan import Audit
 from mover.repository.layout import FAN_OUT
 
-Result = TypeVar("Result")
 _LOG = logs.get(__name__)
 
 
@@ -75,20 +75,6 @@ class DiskPlan:
         return replace(self, mode=ReadMode.FULL, reason=reason, base_point=None, base_path=None, base_snapshot=None)
 
 
-class Timer:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    async def during(self, phase: str, work: Awaitable[Result]) -> Result:
-        started = stopwatch()
-        try:
-            return await work
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + stopwatch() - started
-
-
 @dataclass(frozen=True, slots=True)
 class CopyJob:
     """What the disks of one VM have in common."""
@@ -122,7 +108,7 @@ async def _copy(work: CopyJob, plan: DiskPlan, watch: DiskWatch) -> Values:
     watch.phase("ask", plan.reason)
     plan, regions = await timer.during("ask", ask(node, plan))
     watch.phase("attach", plan.reason)
-    before = node.devices.census() if node.settings.node.trust_slot else None
+    before = census(node)
     entry, attachment = await timer.during(
         "attach",
         plug(
@@ -134,13 +120,10 @@ async def _copy(work: CopyJob, plan: DiskPlan, watch: DiskWatch) -> Values:
             source=CloneSource(path=plan.path, container_uuid=plan.disk.container_uuid),
         ),
     )
-    locating = node.devices.locate(attachment, writable=False, before=before)
-    device = await timer.during("find", work.cancellation.unless(locating))
-    try:
+    async with opened_device(
+        node, attachment, writable=False, before=before, cancellation=work.cancellation, timer=timer
+    ) as device:
         result = await work.cancellation.unless(_read(work, plan, regions, device, watch))
-        await node.workers.blocking(device.release)
-    finally:
-        device.close()
     watch.phase("detach", result.reason)
     await timer.during("detach", unplug(node, entry))
     watch.phase("done", result.reason)
@@ -181,7 +164,8 @@ async def _read(
     session = await work.session()
     is_full = plan.mode is ReadMode.FULL
     # Until this cluster has shown that what it does not list is zero, nothing is taken on trust.
-    is_first = is_full and not await node.ledger.trusts_unlisted(work.cluster_uuid)
+    has_unlisted = len(regions.gaps(plan.disk.size_bytes)) > 0
+    is_first = is_full and has_unlisted and not await node.ledger.trusts_unlisted(work.cluster_uuid)
     base = await _base_image(node, plan)
     audit = Audit(data.audit_blocks, node.clock.random(), is_full=data.audit_full or is_first)
     copy = DiskCopy(

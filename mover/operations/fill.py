@@ -17,10 +17,11 @@ from mover.model.machine import Attachment, CloneSource, EmptyDisk, Slot
 from mover.model.point import DiskImage, ReadMode, RestorePoint
 from mover.operations.attach import plug, unplug
 from mover.operations.clean import drop_entry
-from mover.operations.copy import Timer
 from mover.operations.node import Node
+from mover.operations.opened import census, opened_device
 from mover.operations.ports import ReadingSession
 from mover.operations.progress import DiskWatch
+from mover.operations.timer import Timer
 from mover.operations.values import load
 from mover.pipeline.flow import Meter
 from mover.pipeline.repository_to_disk import RestoreResult, restore_disk
@@ -88,7 +89,7 @@ async def _after_interruption(work: FillJob, plan: FillPlan) -> Values | None:
 async def _fill(work: FillJob, plan: FillPlan, image: DiskImage, watch: DiskWatch) -> Values:
     node, timer = work.node, Timer()
     watch.phase("attach")
-    before = node.devices.census() if node.settings.node.trust_slot else None
+    before = census(node)
     temporary, attachment = await timer.during(
         "attach",
         plug(
@@ -100,10 +101,10 @@ async def _fill(work: FillJob, plan: FillPlan, image: DiskImage, watch: DiskWatc
             source=EmptyDisk(plan.size_bytes, plan.container_uuid),
         ),
     )
-    locating = node.devices.locate(attachment, writable=True, before=before)
-    device = await timer.during("find", work.cancellation.unless(locating))
-    meter = Meter()
-    try:
+    async with opened_device(
+        node, attachment, writable=True, before=before, cancellation=work.cancellation, timer=timer
+    ) as device:
+        meter = Meter()
         writing = restore_disk(
             image,
             reader=await work.reader(),
@@ -115,9 +116,6 @@ async def _fill(work: FillJob, plan: FillPlan, image: DiskImage, watch: DiskWatc
             dice=node.clock.random(),
         )
         result = await work.cancellation.unless(watch.during("restore", meter, writing))
-        await node.workers.blocking(device.release)
-    finally:
-        device.close()
     watch.phase("clone")
     row = _row(plan, image, result, timer)
     row["slot"] = str(await timer.during("clone", _clone(work, plan, attachment, row)))

@@ -67,6 +67,8 @@ class Observed:
     active_jobs: Collection[str]
     bases: Mapping[str, str] | None
     """Snapshot UUID → restore point, of the bases of committed points; None: the repository did not say."""
+    points: Collection[str]
+    """All that are listed in the repository."""
     unreadable_points: Collection[str]
     """Points whose manifest is damaged: what they need is not known, so it stays."""
     leftovers: Leftovers
@@ -184,7 +186,11 @@ def _plan_snapshot(entry: Entry, seen: Observed) -> Iterator[Action]:
     repository = entry.facts.get("repository")
     if repository != seen.repository_id:
         return
-    if seen.bases is None or entry.facts.get("point") in seen.unreadable_points:
+    wanted_by = entry.facts.get("point")
+    if seen.bases is None or wanted_by in seen.unreadable_points:
+        return
+    if wanted_by not in seen.points and seen.now - entry.facts.get("committing_at", 0.0) < INTENT_LIFE_S:
+        yield _action(Verb.WAIT, entry, "the manifest that makes it a base may still be written", snapshot.uuid)
         return
     point = seen.bases.get(snapshot.uuid)
     if point is None:

@@ -95,10 +95,10 @@ class World:
 
 @asynccontextmanager
 async def world(
-    folder: Path, *, inner: Any = None, hypervisor: FakeHypervisor | None = None, **flags: Any
+    folder: Path, *, inner: Any = None, hypervisor: FakeHypervisor | None = None, seed: int = 0, **flags: Any
 ) -> AsyncIterator[World]:
-    """inner: the store (memory if not given); flags: dotted settings, ``limits__vms=1``."""
-    clock = TestClock()
+    """inner: the store (memory if not given); seed: of ids and dice; flags: dotted settings, ``limits__vms=1``."""
+    clock = TestClock(seed)
     named = {name.replace("__", "."): value for name, value in flags.items()}
     defaults = {
         "state_dir": str(folder),

@@ -56,7 +56,7 @@ def proxy(*disks):
     return Vm("proxy", "proxy", "c", None, True, disks)
 
 
-def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=None, now=NOW):
+def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=None, now=NOW, points=()):
     found = make_plan(
         Observed(
             now=now,
@@ -65,6 +65,7 @@ def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=
             entries=entries,
             active_jobs=active,
             bases={} if bases is None else bases,
+            points=points,
             unreadable_points=(),
             leftovers=Leftovers(tuple(snapshots), (), tuple(vms)),
             vms={"proxy": proxy(*disks), **(there or {})},
@@ -98,13 +99,20 @@ def test_what_a_running_job_made_stays():
 
 def test_while_the_repository_does_not_answer_snapshots_stay():
     given = entry(Kind.SNAPSHOT, identity="s1")
-    seen = Observed(NOW, INSTALL, "repo", [given], (), None, (), Leftovers((snapshot("s1"),), (), ()), {}, 1e6)
+    seen = Observed(NOW, INSTALL, "repo", [given], (), None, (), (), Leftovers((snapshot("s1"),), (), ()), {}, 1e6)
     assert make_plan(seen) == []
 
 
 def test_the_base_of_another_repository_is_not_ours_to_judge():
     given = entry(Kind.SNAPSHOT, identity="s1", repository="another")
     assert plan(given, snapshots=[snapshot("s1")]) == []
+
+
+def test_a_snapshot_whose_manifest_may_still_come_waits_for_it():
+    given = entry(Kind.SNAPSHOT, identity="s1", point="p1", committing_at=NOW)
+    assert plan(given, snapshots=[snapshot("s1")]) == [(Verb.WAIT, "s1")]
+    assert plan(given, snapshots=[snapshot("s1")], points=["p1"]) == [(Verb.DELETE_SNAPSHOT, "s1")]
+    assert plan(given, snapshots=[snapshot("s1")], now=NOW + INTENT_LIFE_S) == [(Verb.DELETE_SNAPSHOT, "s1")]
 
 
 def test_an_intended_snapshot_is_found_by_its_name():
