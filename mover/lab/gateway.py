@@ -45,6 +45,17 @@ class Logged:
     body: Any = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as it came: its operation, and its body raw and parsed (None: no JSON)."""
+
+    request: web.Request
+    operation: Operation
+    params: dict[str, str]
+    raw: bytes
+    body: Any
+
+
 class Gateway:
     """Serves one side; both sides share the cluster and the call log."""
 
@@ -75,26 +86,23 @@ class Gateway:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         began = stopwatch()
         raw = await request.read()
-        path = plain_path(request.rel_url.raw_path)
-        operation, params = find(request.method, path) or (UNKNOWN, {})
-        body = _parsed(raw)
-        bites = self._cluster.faults.take("call", operation.name, self._about(params, body))
-        seconds = bites.get("latency", {}).get("seconds", 0.0)
-        if seconds:
-            await self._cluster.clock.sleep(seconds)
-        response, username = await self._bitten(request, operation, params, raw, body, bites)
-        status = response.status if response is not None else 0
+        operation, params = find(request.method, plain_path(request.rel_url.raw_path)) or (UNKNOWN, {})
+        asked = _Asked(request, operation, params, raw, _parsed(raw))
+        bites = self._cluster.faults.take("call", operation.name, self._about(asked))
+        if "latency" in bites:
+            await self._cluster.clock.sleep(bites["latency"]["seconds"])
+        response, username = await self._bitten(asked, bites)
         self._log(
             Logged(
-                operation.name,
-                request.method,
-                request.path_qs,
-                status,
-                self.side,
-                username,
-                stopwatch() - began,
-                tuple(bites),
-                body,
+                operation=operation.name,
+                method=request.method,
+                path=request.path_qs,
+                status=response.status if response is not None else 0,
+                side=self.side,
+                username=username,
+                seconds=stopwatch() - began,
+                faults=tuple(bites),
+                body=asked.body,
             )
         )
         if response is None:
@@ -103,43 +111,39 @@ class Gateway:
             return await _half(request, response)
         return response
 
-    async def _bitten(
-        self, request: web.Request, operation: Operation, params: dict[str, str], raw: bytes, body: Any, bites: Bites
-    ) -> tuple[web.Response | None, str]:
+    async def _bitten(self, asked: _Asked, bites: Bites) -> tuple[web.Response | None, str]:
         """The answer (None: cut the connection) under the faults that bite, and who asked."""
         if "logged_out" in bites:
             self.gate.forget_sessions()
-        if "administrator" in bites and not bites["administrator"]["after"]:
-            await self._administer(bites["administrator"], body)
-        for name in NO_EFFECT & bites.keys():
-            return await self._without_effect(request, operation, params, raw, name, bites[name]), ""
-        answer, caller = await self._answer(request, operation, params, raw)
-        if "administrator" in bites and bites["administrator"]["after"]:
-            await self._administer(bites["administrator"], body)
+        somebody = bites.get("administrator")
+        if somebody and not somebody["after"]:
+            await self._administer(somebody, asked.body)
+        prevented = next((name for name in bites if name in NO_EFFECT), None)
+        if prevented:
+            return await self._without_effect(asked, prevented, bites[prevented]), ""
+        answer, caller = await self._answer(asked)
+        if somebody and somebody["after"]:
+            await self._administer(somebody, asked.body)
         username = caller.username if caller else ""
         if "effect_then_hang" in bites:
             await self._cluster.clock.sleep(bites["effect_then_hang"]["seconds"])
         if "lost_answer" in bites or "effect_then_hang" in bites:
             return None, username
         if "effect_then_status" in bites:
-            return self._error(operation, bites["effect_then_status"]), username
+            return self._error(asked.operation, bites["effect_then_status"]), username
         return self._rendered(answer, caller), username
 
-    async def _without_effect(
-        self, request: web.Request, operation: Operation, params: dict[str, str], raw: bytes, name: str, args: Any
-    ) -> web.Response | None:
+    async def _without_effect(self, asked: _Asked, name: str, args: dict[str, Any]) -> web.Response | None:
         if name == "late_effect":
-            self._spawn(self._later(request, operation, params, raw, args["seconds"]))
-            return self._error(operation, args) if args["status"] else None
+            self._spawn(self._later(asked, args["seconds"]))
+            return self._error(asked.operation, args) if args["status"] else None
         if name == "hang":
             await self._cluster.clock.sleep(args["seconds"])
-        return self._error(operation, args) if name == "status" else None
+        return self._error(asked.operation, args) if name == "status" else None
 
-    async def _later(
-        self, request: web.Request, operation: Operation, params: dict[str, str], raw: bytes, seconds: float
-    ) -> None:
+    async def _later(self, asked: _Asked, seconds: float) -> None:
         await self._cluster.clock.sleep(seconds)
-        await self._answer(request, operation, params, raw)
+        await self._answer(asked)
 
     def _error(self, operation: Operation, args: dict[str, Any]) -> web.Response:
         status = args["status"]
@@ -153,20 +157,17 @@ class Gateway:
 
     # --- the honest way -----------------------------------------------------------------------
 
-    async def _answer(
-        self, request: web.Request, operation: Operation, params: dict[str, str], raw: bytes
-    ) -> tuple[Answer, Caller | None]:
+    async def _answer(self, asked: _Asked) -> tuple[Answer, Caller | None]:
         """Log in, check, do. Refusals become answers in the API's own shape."""
-        caller = None
+        operation, request, caller = asked.operation, asked.request, None
+        cookie = request.cookies.get(COOKIE)
         try:
-            caller = self.gate.admit(request.headers.get("Authorization"), request.cookies.get(COOKIE))
+            caller = self.gate.admit(request.headers.get("Authorization"), cookie)
             self._check_side(operation, request.query.get("proxyClusterUuid", ""))
             if operation.needs_admin and not caller.is_admin:
                 raise Refusal(403, "ACCESS_DENIED", f"User {caller.username} may not do this.")
-            body = self._checked(operation, raw)
-            call = Call(
-                operation, self.side, params, dict(request.query), body, caller.username, request.cookies.get(COOKIE)
-            )
+            body = self._checked(operation, asked.raw)
+            call = Call(operation, self.side, asked.params, dict(request.query), body, caller.username, cookie)
             answer = await self._handlers[operation.name](call)
         except Refusal as refusal:
             answer = Answer(_shape(operation, refusal), refusal.status)
@@ -213,9 +214,9 @@ class Gateway:
             headers["X-Ntnx-Product"] = "pc.2024.3.1.1"
         return headers
 
-    def _about(self, params: dict[str, str], body: Any) -> Collection[str]:
+    def _about(self, asked: _Asked) -> Collection[str]:
         """What a call concerns, for matching faults: UUIDs, paths, and the names of what they mean."""
-        about = {text.lower() for text in params.values()} | _texts(body, 6)
+        about = {text.lower() for text in asked.params.values()} | _texts(asked.body, 6)
         about |= {text.rpartition("/")[2] for text in about if "/" in text}
         for vm in self._cluster.state.vms.values():
             if vm.uuid in about:

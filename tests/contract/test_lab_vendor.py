@@ -143,9 +143,9 @@ def heard(monkeypatch) -> list[tuple[Operation, int, Any]]:
     answers: list[tuple[Operation, int, Any]] = []
     honest = Gateway._answer
 
-    async def listening(self: Gateway, request: Any, operation: Operation, *rest: Any) -> Any:
-        answer, caller = await honest(self, request, operation, *rest)
-        answers.append((operation, answer.status, json.loads(json.dumps(answer.body))))
+    async def listening(self: Gateway, asked: Any) -> Any:
+        answer, caller = await honest(self, asked)
+        answers.append((asked.operation, answer.status, json.loads(json.dumps(answer.body))))
         return answer, caller
 
     monkeypatch.setattr(Gateway, "_answer", listening)
