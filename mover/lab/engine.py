@@ -116,8 +116,9 @@ class Engine:
         )
         try:
             await self._listen(self._wire(self._cluster, spawn))
-            proxy = self.state.vms[self.state.proxy_uuid]
-            self.hotplug.set_node(product_uuid=proxy.uuid, mac_addresses=[nic.mac_address for nic in proxy.nics])
+            proxy = self.state.vms.get(self.state.proxy_uuid)
+            if proxy is not None:
+                self.hotplug.set_node(product_uuid=proxy.uuid, mac_addresses=[nic.mac_address for nic in proxy.nics])
             await self._cluster.replug()
             self._tasks.resume()
             self._save()
@@ -221,6 +222,6 @@ class Engine:
             return await self._cluster.blocking(change, disks, self._options.seed, int(args.get("round", 1)), scratch)
 
     async def settle(self) -> None:
-        """Return when no task is queued or running."""
-        while any(not task.is_done for task in self.state.tasks.values()):
+        """Return when no task is queued or running, except such as never end."""
+        while self._tasks.is_busy():
             await self._clock.sleep(0.005)

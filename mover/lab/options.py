@@ -6,15 +6,26 @@ of an opinion; the contract tests run both positions.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mover.units import GIB, MIB
 
 PORT = 9440
 AUTO = "auto"
+
+
+def _loopback(address: str) -> str:
+    """The lab's passwords are known and its control port asks for none: it stays on this machine."""
+    if address != AUTO and not ipaddress.ip_address(address).is_loopback:
+        raise ValueError(f"{address} is no loopback address")
+    return address
+
+
+Loopback = Annotated[str, AfterValidator(_loopback)]
 
 
 class Spec(BaseModel):
@@ -78,9 +89,9 @@ class VmSpec(Spec):
 class LabOptions(Spec):
     """Everything that makes one lab; read at its first start, then the state rules what exists."""
 
-    address: str = AUTO
+    address: Loopback = AUTO
     """Element's loopback address. auto: a free 127.x.y.z, so that labs run side by side."""
-    central_address: str = AUTO
+    central_address: Loopback = AUTO
     port: int = PORT
     """As on every real Prism. Central tells of an Element's address only, never of a port."""
     has_central: bool = True

@@ -196,7 +196,7 @@ class Lab:
         return await self._inside(self._engine.let_live({"vm": vm_name, "round": turn}))
 
     async def settle(self) -> None:
-        """Return when no task is running or queued."""
+        """Return when no task is running or queued, except such as a fault lets never end."""
         await self._inside(self._engine.settle())
 
     async def _inside(self, work: Coroutine[Any, Any, T]) -> T:

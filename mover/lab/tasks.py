@@ -35,6 +35,7 @@ class TaskBook:
         self._spawn = spawn
         self._effects: dict[str, Effect] = {}
         self._turns: dict[str, asyncio.Lock] = {}
+        self._stuck: set[str] = set()
         self._news = asyncio.Condition()
 
     def register(self, effects: dict[str, Effect]) -> None:
@@ -88,7 +89,9 @@ class TaskBook:
         async with self.turn(task.turn):
             await self._clock.sleep(self._options.task_delay_s + bites.get("task_slow", {}).get("seconds", 0.0))
             task.status, task.started_at = "RUNNING", self.now()
-            if "task_stuck" not in bites:
+            if "task_stuck" in bites:
+                self._stuck.add(task.uuid)
+            else:
                 await self._finish(task, bites)
         self._save()
         async with self._news:
@@ -109,7 +112,7 @@ class TaskBook:
         except TaskFailure as failure:
             task.status, task.error_code, task.error_detail = "FAILED", failure.code, failure.detail
         except Stuck:
-            task.status = "RUNNING"
+            self._stuck.add(task.uuid)
         except LabError as failure:
             task.status, task.error_code, task.error_detail = "FAILED", 1, f"kInternalError: {failure.message}"
         except OSError as failure:
@@ -118,6 +121,10 @@ class TaskBook:
         finally:
             if task.is_done:
                 task.completed_at = self.now()
+
+    def is_busy(self) -> bool:
+        """Whether a task is still to end; those that never will do not count."""
+        return any(not task.is_done and task.uuid not in self._stuck for task in self._state.tasks.values())
 
     def _purge(self) -> None:
         done = [uuid for uuid, task in self._state.tasks.items() if task.is_done]

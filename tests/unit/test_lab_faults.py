@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from mover.errors import UsageError
+from mover.lab import faults as fault_menu
 from mover.lab.faults import STAGES, Fault, Faults
 from mover.lab.server import Lab
 from tests.support.rawprism import MIB, RawPrism, options, serving
@@ -55,11 +56,9 @@ def test_unknown_faults_and_parameters_are_refused_with_the_menu():
 
 
 def test_the_documentation_lists_every_fault():
-    import mover.lab.faults as module
-
     for kinds in STAGES.values():
         for name in kinds:
-            assert name in (module.__doc__ or ""), name
+            assert name in (fault_menu.__doc__ or ""), name
 
 
 # --- on the call ------------------------------------------------------------------------------------
@@ -297,6 +296,14 @@ async def test_a_restart_keeps_everything_but_the_sessions(both):
     assert (lab.vms, lab.plugged(), lab.element_url) == (before, plugged, url)
     assert (await prism.send("GET", "v3/users/me", user=None, cookie=cookie))[0] == 401
     assert await prism.ok("GET", f"v3/vm_snapshots/{made['metadata']['uuid']}") == made
+
+
+async def test_a_lab_whose_proxy_vm_was_deleted_starts_again(both):
+    lab, prism = both
+    await lab.administrator("delete_vm", vm="proxy01")
+    await lab.restart()
+    assert lab.plugged() == {}
+    assert await prism.refused("GET", f"v2.0/vms/{lab.proxy_uuid}") == 404
 
 
 async def test_unfinished_tasks_are_finished_after_a_restart(both):

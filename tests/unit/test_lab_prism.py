@@ -354,6 +354,11 @@ async def test_two_labs_stand_side_by_side(tmp_path):
         assert one.fingerprint != two.fingerprint
 
 
+def test_a_lab_stays_on_this_machine():
+    with pytest.raises(ValueError, match="loopback"):
+        options(address="0.0.0.0")
+
+
 async def test_a_lab_whose_address_is_taken_says_so(tmp_path):
     async with await Lab.start(tmp_path / "a", options=options(vms=())) as one:
         with pytest.raises(Exception, match="cannot listen"):
