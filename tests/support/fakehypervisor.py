@@ -118,6 +118,7 @@ class FakeHypervisor:
         self.failed: list[str] = []
         self.downgrade = False
         self.on_call: Any = None
+        self.on_done: Any = None
         self._plans: list[_Plan] = []
         self._late: list[list[Any]] = []
 
@@ -302,9 +303,11 @@ class FakeHypervisor:
             await self.on_call(name)
         plan = self._met(name)
         if plan is None:
-            answer = effect()
+            answer = copy.deepcopy(effect())
             self._save(name)
-            return copy.deepcopy(answer)
+            if self.on_done is not None:
+                await self.on_done(name)
+            return answer
         self.failed.append(name)
         if plan.how is How.EFFECT_THEN_ERROR:
             effect()
@@ -334,10 +337,6 @@ class FakeHypervisor:
             fresh = self._file.with_suffix(".new")
             fresh.write_bytes(pickle.dumps(self.state))
             fresh.replace(self._file)
-
-    def flush(self) -> None:
-        """What a device flushed is on the medium."""
-        self._save()
 
     def _vm(self, vm_uuid: str) -> Vm:
         try:
@@ -455,7 +454,7 @@ class MemoryDevice:
         self._data[offset_bytes : offset_bytes + len(buffer)] = buffer
 
     def flush(self) -> None:
-        self._world.flush()
+        """The world is written with its next change; what a kill takes before that is restored anew."""
 
     def close(self) -> None:
         self.is_closed = True

@@ -95,10 +95,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    folder: Path, *, inner: Any = None, hypervisor: FakeHypervisor | None = None, seed: int = 0, **flags: Any
+    folder: Path,
+    *,
+    inner: Any = None,
+    hypervisor: FakeHypervisor | None = None,
+    seed: int = 0,
+    clock: Any = None,
+    **flags: Any,
 ) -> AsyncIterator[World]:
     """inner: the store (memory if not given); seed: of ids and dice; flags: dotted settings, ``limits__vms=1``."""
-    clock = TestClock(seed)
+    clock = clock or TestClock(seed)
     named = {name.replace("__", "."): value for name, value in flags.items()}
     defaults = {
         "state_dir": str(folder),
