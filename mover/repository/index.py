@@ -187,6 +187,7 @@ class LocalIndex:
 
     def _load(self) -> None:
         found = []
+        segment.remove_drafts(self._folder)
         for path in sorted(self._folder.glob("*.segment")):
             try:
                 found.append(Segment(path))
@@ -213,10 +214,13 @@ class LocalIndex:
 
     def forget(self, gone_sources: Collection[str]) -> None:
         """Index objects that the store no longer has."""
+        left = []
         for one in self.segments:
-            one.forget(gone_sources)
-        emptied = [one for one in self.segments if all(source in gone_sources for source in one.sources)]
-        self._swap(emptied, [])
+            if all(source in gone_sources for source in one.sources):
+                one.path.unlink(missing_ok=True)
+            else:
+                left.append(one.without(gone_sources))
+        self.segments = tuple(left)
 
     def add(self, parts: Sequence[Part]) -> None:
         """Take in new material, then merge segments of like size. Raises OSError."""

@@ -17,6 +17,7 @@ from typing import IO
 from mover.model.point import ID_BYTES, ZERO_ID
 from mover.repository import layout
 from mover.repository.blockmap import NODES_LOADED, MapReader, Shape
+from mover.repository.refresh import unwritable
 
 SPILL_BYTES = 8 << 20
 """Changes of open nodes kept in memory; beyond, they go to a file and come back once."""
@@ -101,7 +102,10 @@ class MapBuilder:
                     self._done.add(node)
                     complete.append((node, entry, self._spilled_runs(entry)))
             if self._held_bytes > SPILL_BYTES:
-                self._spill()
+                try:
+                    self._spill()
+                except OSError as error:
+                    raise unwritable(error) from error
         for node, entry, spilled in complete:
             content = bytearray(self.shape.blocks_in(node) * ID_BYTES)
             _replay(content, spilled)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from mover.errors import Damaged, ObjectMissing
+from mover.errors import Damaged, ObjectMissing, RepositoryError
 from mover.repository import layout
 from mover.repository.hold import new_session_id
 from mover.repository.index import IndexObject, LocalIndex
@@ -25,6 +25,14 @@ READS_IN_FLIGHT = 8
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
+
+
+def unwritable(error: OSError) -> RepositoryError:
+    """The folder of the local index is full or not ours."""
+    return RepositoryError(
+        f"The local index cannot be written: {error}",
+        remedy="Make room, or set repository.cache_dir to a folder that can be written. The repository is whole.",
+    )
 
 
 class IndexCache:
@@ -128,7 +136,10 @@ class IndexCache:
         await self._off_loop(lambda: self.local.add(parts))
 
     async def _off_loop(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._helper, work)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._helper, work)
+        except OSError as error:
+            raise unwritable(error) from error
 
 
 def _batches(infos: Sequence[ObjectInfo]) -> Iterator[list[ObjectInfo]]:

@@ -25,7 +25,7 @@ from mover.repository.pack import Contents, RecordOpener, read_contents
 from mover.repository.packer import Packer
 from mover.repository.reader import ReadSession
 from mover.repository.records import Records
-from mover.repository.refresh import IndexCache
+from mover.repository.refresh import IndexCache, unwritable
 from mover.repository.session import Session, Tools, judge
 from mover.storage.protocol import Store
 from mover.units import MIB
@@ -74,8 +74,10 @@ class Repository:
         try:
             secrets = await opening.open_secrets(store, descriptor, passphrase, helper)
             local = await asyncio.get_running_loop().run_in_executor(helper, _local_index, folder, descriptor)
-        except BaseException:
+        except BaseException as error:
             helper.shutdown(wait=False)
+            if isinstance(error, OSError):
+                raise unwritable(error) from error
             raise
         codecs = Codecs(level)
         opener = RecordOpener(secrets, codecs)
@@ -166,6 +168,7 @@ class Repository:
             hold = await Hold.create(self.store, self._secrets, self._clock, "reader")
         except StoreDenied:
             hold = None
+        await self._clock.sleep(self.store.traits.list_lag_s)
         await self._cache.refresh()
         return ReadSession(self._records(), hold, self._clock, self._tools.heartbeat_s)
 

@@ -12,6 +12,8 @@ import mmap
 import os
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from struct import Struct
 from typing import Any, NamedTuple
@@ -55,7 +57,7 @@ class SegmentUnfit(ValueError):
 
 
 class Segment:
-    """One file. Threads may look up at once; ``forget`` is for the refreshing one."""
+    """One file. Immutable; threads may look up at once."""
 
     def __init__(self, path: Path) -> None:
         """Map and verify. Raises SegmentUnfit, OSError."""
@@ -89,10 +91,12 @@ class Segment:
         kept = np.ones(len(self.packs), bool) if self._gone is None else ~self._gone
         return Part(self.sources, self.packs, self.keys, self.rows, kept)
 
-    def forget(self, gone_sources: Collection[str]) -> None:
-        """Index objects that no longer exist: their rows are found no more."""
+    def without(self, gone_sources: Collection[str]) -> Segment:
+        """The same file, less what these index objects list. Views of the former one stay as they are."""
+        twin = copy(self)
         lost = np.array([source in gone_sources for source in self.sources], bool)
-        self._gone = lost[self.packs["reserved"]] if lost.any() else None
+        twin._gone = lost[self.packs["reserved"]] if lost.any() else None
+        return twin
 
     def has(self, block_id: bytes, dead: Collection[bytes]) -> bool:
         """Whether a pack that is neither gone nor ``dead`` (tombstoned) holds this id."""
@@ -135,6 +139,17 @@ class Segment:
             found[waiting[match]] = at[match]
             waiting, at = waiting[~match], at[~match] + 1
         return found
+
+
+def remove_drafts(folder: Path) -> None:
+    """What a killed process left half-made; a living one holds a lock on its own."""
+    for draft in folder.glob("*.draft"):
+        try:
+            with draft.open("rb") as file:
+                flock(file.fileno(), LOCK_EX | LOCK_NB)
+                draft.unlink(missing_ok=True)
+        except (BlockingIOError, FileNotFoundError):
+            continue
 
 
 class _Plan:
@@ -187,6 +202,7 @@ def build(folder: Path, parts: Sequence[Part]) -> Segment:
     draft = path.with_suffix(".draft")
     try:
         with draft.open("w+b") as file:
+            flock(file.fileno(), LOCK_EX)
             # Allocated for real: a full disk is an error here, not a signal later.
             os.posix_fallocate(file.fileno(), 0, plan.size)
             memory = mmap.mmap(file.fileno(), plan.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 import tracemalloc
 from pathlib import Path
@@ -140,6 +141,24 @@ def test_rows_of_an_index_object_that_is_gone_are_not_found(tmp_path: Path):
     local.forget({layout.index_name("a", 0), layout.index_name("b", 0)})
     assert local.segments == ()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_view_stays_as_it_was(tmp_path: Path):
+    first, second = some_ids(1, 5), some_ids(2, 5)
+    local = LocalIndex(tmp_path)
+    local.add([index_object([first], "a").part(), index_object([second], "b", first=9).part()])
+    view = local.view()
+    local.forget({layout.index_name("a", 0)})
+    local.add([index_object([some_ids(number, 5)], f"s{number}").part() for number in range(3, 9)])
+    assert (view.locate(b"".join(first + second)).state == PlaceState.STORED).all()
+
+
+def test_drafts_of_killed_processes_are_removed_and_those_of_living_ones_kept(tmp_path: Path):
+    (tmp_path / "dead.draft").write_bytes(b"half")
+    with (tmp_path / "living.draft").open("wb") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        LocalIndex(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["living.draft"]
 
 
 def test_many_deltas_become_few_segments_and_lose_nothing(tmp_path: Path):

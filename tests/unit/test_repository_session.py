@@ -521,6 +521,26 @@ async def test_an_index_number_taken_by_a_late_put_is_passed_over(tmp_path: Path
     await repository.close()
 
 
+async def test_a_full_cache_folder_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    disk, _ = await copy_into(one, blocks_of(1, 5))
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    with pytest.raises(RepositoryError, match="local index"):
+        await one.commit(point(one.id, [disk], "p1"))
+    await one.end()
+    assert await repository.points() == []
+    await repository.close()
+    (tmp_path / "a file").write_bytes(b"")
+    with pytest.raises(RepositoryError, match="local index"):
+        await open_in(store, tmp_path / "a file")
+
+
 async def test_a_hold_is_rewritten_only_while_it_stands(tmp_path: Path):
     store = await make()
     repository = await open_in(store, tmp_path)
