@@ -14,6 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BORG = "borgbackup==1.4.*"
+BORG_BUILDS_WITH = (
+    "build-essential",
+    "pkg-config",
+    "libacl1-dev",
+    "liblz4-dev",
+    "libssl-dev",
+    "libxxhash-dev",
+    "libzstd-dev",
+)
+"""PyPI has borg as source only."""
 BENJI = ("benji==0.17.0", "setuptools<60", "zstandard")
 BENJI_PYTHONS = ("3.9", "3.8")
 """benji 0.17 does not run on newer ones."""
@@ -235,6 +245,7 @@ def install(tools: Path) -> list[str]:
     if shutil.which("restic") is None:
         problems += _try("restic", ["apt-get", "install", "-y", "-q", "restic"])
     if not (tools / "borg" / "bin" / "borg").exists():
+        _try("borg", ["apt-get", "install", "-y", "-q", *BORG_BUILDS_WITH])  # without root: as far as it goes
         problems += _environment("borg", tools / "borg", sys.executable, BORG)
     if not (tools / "benji" / "bin" / "benji").exists():
         python = next((found for v in BENJI_PYTHONS if (found := _python(v))), None)
