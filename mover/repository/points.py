@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 
 from mover.clock import iso
-from mover.errors import AmbiguousName, Damaged, NoSuchPoint, ObjectMissing
+from mover.errors import AmbiguousName, Damaged, NoSuchPoint, ObjectMissing, PointConflict
 from mover.model.machine import Consistency
 from mover.model.point import PointSummary, ReadMode
 from mover.repository import layout
+from mover.repository.hold import voided
 from mover.repository.keys import Secrets
 from mover.repository.manifest import HEAD_READ_BYTES, open_header, summary
 from mover.storage.protocol import ObjectInfo, Store
@@ -105,3 +106,16 @@ def _latest(points: Sequence[PointSummary], of_vm: Sequence[PointSummary], text:
             object=layout.point_name(newest.vm_uuid, newest.id),
         )
     return newest
+
+
+def judge(name: str, stored: bytes, secrets: Secrets, session_id: str) -> None:
+    """What stands at the name of a point is this session's manifest, or SessionVoided, PointConflict is raised."""
+    header = open_header(secrets, name, stored) or {}
+    if "void" in header:
+        raise voided(session_id)
+    if header.get("session_id") != session_id:
+        raise PointConflict(
+            f"{name} was committed by session {header.get('session_id')}",
+            remedy="Nothing is to be done: the job has its point. Look at it with mover points.",
+            object=name,
+        )

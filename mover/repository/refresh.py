@@ -61,7 +61,7 @@ class IndexCache:
         infos = [info async for info in self._store.list(layout.INDEX)]
         names, known = {info.name for info in infos}, self.local.sources()
         self.problems = {}
-        await self._off_loop(lambda: self.local.forget(known - names))
+        await self.off_loop(lambda: self.local.forget(known - names))
         for batch in _batches([info for info in infos if info.name not in known]):
             found = await self._gather(batch, self._read_index)
             await self._add([one.part() for one in found if one is not None])
@@ -133,11 +133,12 @@ class IndexCache:
         return list(await asyncio.gather(*(one(item) for item in items)))
 
     async def _add(self, parts: Sequence[Part]) -> None:
-        await self._off_loop(lambda: self.local.add(parts))
+        await self.off_loop(lambda: self.local.add(parts))
 
-    async def _off_loop(self, work: Callable[[], None]) -> None:
+    async def off_loop(self, work: Callable[[], _Answer]) -> _Answer:
+        """Run it on the helper thread. Raises RepositoryError when the local index cannot be written."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._helper, work)
+            return await asyncio.get_running_loop().run_in_executor(self._helper, work)
         except OSError as error:
             raise unwritable(error) from error
 

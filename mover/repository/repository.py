@@ -23,10 +23,12 @@ from mover.repository.layout import Cipher
 from mover.repository.manifest import open_manifest
 from mover.repository.pack import Contents, RecordOpener, read_contents
 from mover.repository.packer import Packer
+from mover.repository.points import judge
 from mover.repository.reader import ReadSession
 from mover.repository.records import Records
 from mover.repository.refresh import IndexCache, unwritable
-from mover.repository.session import Session, Tools, judge
+from mover.repository.session import Session
+from mover.repository.tools import Tools
 from mover.storage.protocol import Store
 from mover.units import MIB
 
@@ -91,7 +93,9 @@ class Repository:
             reserve=reserve,
             release=release,
         )
-        tools = Tools(store, secrets, clock, codecs, local, packer, cache.install, folder, uploads, heartbeat_s)
+        tools = Tools(
+            store, secrets, clock, codecs, local, packer, cache.install, cache.off_loop, folder, uploads, heartbeat_s
+        )
         return cls(descriptor, tools, opener, cache)
 
     async def close(self) -> None:

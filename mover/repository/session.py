@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from blake3 import blake3
 
-from mover.clock import Clock
-from mover.errors import MoverError, ObjectExists, PointConflict, RepositoryError
+from mover.errors import MoverError, ObjectExists, RepositoryError
 from mover.model.point import ZERO_ID, DiskImage, RestorePoint
 from mover.repository import layout
 from mover.repository.blockmap import MapReader
-from mover.repository.codec import Codecs
-from mover.repository.hold import Hold, voided
-from mover.repository.index import IndexObject, LocalIndex
+from mover.repository.hold import Hold
+from mover.repository.index import IndexObject
 from mover.repository.keys import Secrets
 from mover.repository.layout import FrameKind
 from mover.repository.making import Pack
-from mover.repository.manifest import open_header, seal_manifest
+from mover.repository.manifest import seal_manifest
 from mover.repository.mapbuilder import MapBuilder
 from mover.repository.pack import Contents
-from mover.repository.packer import Packer
+from mover.repository.points import judge
 from mover.repository.records import Records, first_of
+from mover.repository.tools import Tools
 from mover.repository.zero import is_zero
-from mover.storage.protocol import Store
 
 INDEX_EVERY_PACKS = 64
 """An index delta is due after so many packs: what a kill may cost at most …"""
@@ -52,22 +50,6 @@ class StoredBlock(NamedTuple):
 
 
 _ZERO = StoredBlock(ZERO_ID, "zero", 0)
-
-
-class Tools(NamedTuple):
-    """What a session shares with the others of its repository."""
-
-    store: Store
-    secrets: Secrets
-    clock: Clock
-    codecs: Codecs
-    local_index: LocalIndex
-    packer: Packer
-    install: Callable[[IndexObject], Awaitable[None]]
-    """Take a new index object into the local cache, off the loop."""
-    scratch_dir: Path
-    uploads: int
-    heartbeat_s: float
 
 
 class Session:
@@ -291,15 +273,17 @@ class Session:
             packs, _ = self._packer.waiting(self)
             if packs:
                 await self._tools.install(await self._create_delta([_contents(pack) for pack in packs]))
-                self._packer.indexed(packs)
+                await self._tools.off_loop(partial(self._packer.indexed, packs))
             self._indexed_at = self._tools.clock.monotonic()
 
     async def _create_delta(self, contents: Sequence[Contents]) -> IndexObject:
         while True:
-            delta = IndexObject.of(self.id, self._next_index, contents)
+            delta, parts = await self._tools.off_loop(
+                partial(_sealed_delta, self._tools.secrets, self.id, self._next_index, contents)
+            )
             self._next_index += 1
             try:
-                await self._tools.store.create(delta.name, delta.seal(self._tools.secrets))
+                await self._tools.store.create(delta.name, parts)
             except ObjectExists:
                 # A put of ours took effect late, before this session was resumed: the next number is free.
                 continue
@@ -320,17 +304,11 @@ class Session:
                     raise
 
 
-def judge(name: str, stored: bytes, secrets: Secrets, session_id: str) -> None:
-    """What stands at the name of a point is this session's manifest, or SessionVoided, PointConflict is raised."""
-    header = open_header(secrets, name, stored) or {}
-    if "void" in header:
-        raise voided(session_id)
-    if header.get("session_id") != session_id:
-        raise PointConflict(
-            f"{name} was committed by session {header.get('session_id')}",
-            remedy="Nothing is to be done: the job has its point. Look at it with mover points.",
-            object=name,
-        )
+def _sealed_delta(
+    secrets: Secrets, session_id: str, number: int, contents: Sequence[Contents]
+) -> tuple[IndexObject, list[bytes]]:
+    delta = IndexObject.of(session_id, number, contents)
+    return delta, delta.seal(secrets)
 
 
 def _contents(pack: Pack) -> Contents:
