@@ -23,6 +23,7 @@ from mover.storage.durable import make_root
 from mover.storage.limits import LimitedStore, Limits
 from mover.storage.local import LocalStore
 from mover.storage.metered import MeteredStore
+from mover.storage.note import NOTE, recall
 from mover.storage.objects import ObjectStore
 from mover.storage.problems import store_error
 from mover.storage.protocol import Store, StoreTraits
@@ -46,11 +47,21 @@ async def open_store(url: str, options: Mapping[str, str], *, clock: Clock, crea
     address = parse_address(url)
     if isinstance(address, FolderAddress):
         refuse_unknown(options, ())
-        return stacked(await _open_folder(address.path, clock, create=create), clock)
-    store = _open_bucket(address, parse_s3_options(options), clock)
-    async for _ in stacked(store, clock, patience=_AT_ONCE).list(""):
-        break
+        store: Store = await _open_folder(address.path, clock, create=create)
+    else:
+        store = _open_bucket(address, parse_s3_options(options), clock)
+    try:
+        await _reach(stacked(store, clock, patience=_AT_ONCE))
+    except BaseException:
+        await store.close()
+        raise
     return stacked(store, clock)
+
+
+async def _reach(store: Store) -> None:
+    """Ask something, so that what is wrong is told now: whether a probe found the store weak."""
+    async for _ in store.list(NOTE):
+        await recall(store)
 
 
 def stacked(

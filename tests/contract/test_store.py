@@ -214,12 +214,27 @@ async def test_a_cancelled_create_is_whole_or_nothing_and_lets_the_buffers_go(st
     assert task.cancelled() or info is not None
 
 
-async def test_probe_finds_the_store_fit_and_leaves_nothing(store: Store, request: pytest.FixtureRequest) -> None:
+async def test_probe_finds_the_store_fit_and_leaves_a_note_of_what_is_weak(
+    store: Store, request: pytest.FixtureRequest
+) -> None:
+    is_careless = "careless" in request.node.name
+    store.learn(replace(store.traits, has_create_only=True))
     traits = await probe(store, SystemClock())
-    assert traits.has_create_only == ("careless" not in request.node.name)
+    assert traits.has_create_only is not is_careless
     assert store.traits == traits
     assert traits.list_lag_s == 0
-    assert await names(store, "") == []
+    assert await names(store, "") == (["store.json"] if is_careless else [])
+
+
+async def test_a_store_opened_again_is_as_weak_as_the_probe_found_it(seaweed: Seaweed) -> None:
+    async with careless_front(seaweed) as endpoint:
+        place, options = f"s3://{CARELESS_BUCKET}/{uuid.uuid4().hex}", seaweed.options(endpoint=endpoint)
+        first = await open_store(place, options, clock=SystemClock())
+        await probe(first, SystemClock())
+        again = await open_store(place, options, clock=SystemClock())
+        await again.create("points/vm/p", [b"mine"])
+        with pytest.raises(ObjectExists):
+            await again.create("points/vm/p", [b"other"])
 
 
 async def test_room_is_told_or_unknown(store: Store) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from mover.clock import FakeClock
 from mover.errors import ObjectExists, StorageError, StoreDenied, StoreFull, StoreUnfit
 from mover.storage.memory import MemoryStore
+from mover.storage.note import recall
 from mover.storage.probe import probe
-from mover.storage.protocol import Bytes, ObjectInfo, Store
+from mover.storage.protocol import Bytes, ObjectInfo, Store, StoreTraits
 from tests.support.faultystore import FaultyStore, How
 
 
@@ -117,7 +120,7 @@ async def test_a_careless_store_is_told_as_the_weaker_mode(kind: type[MemoryStor
     traits = await probe(store, FakeClock())
     assert not traits.has_create_only
     assert not store.traits.has_create_only
-    assert await left(store) == []
+    assert await left(store) == ["store.json"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,59 @@ async def test_the_lag_of_a_listing_is_measured_with_a_margin() -> None:
     clock = FakeClock()
     traits = await probe(Late(clock), clock)
     assert 6 <= traits.list_lag_s < 10
+
+
+async def test_what_was_found_weak_is_known_to_every_later_process() -> None:
+    clock = FakeClock()
+    store = Late(clock)
+    found = await probe(store, clock)
+    store.learn(StoreTraits(has_create_only=True, list_lag_s=0.0, description="a new process"))
+    await recall(store)
+    assert (store.traits.has_create_only, store.traits.list_lag_s) == (True, found.list_lag_s)
+    careless = Overwriting()
+    await probe(careless, clock)
+    careless.learn(replace(careless.traits, has_create_only=True))
+    await recall(careless)
+    assert not careless.traits.has_create_only
+
+
+@pytest.mark.parametrize("note", [b"", b"{}", b"[]", b"\xff", b'{"create_only": true, "list_lag_s": "x"}'])
+async def test_a_damaged_note_counts_as_the_weakest(note: bytes) -> None:
+    store = MemoryStore()
+    await store.replace("store.json", [note])
+    await recall(store)
+    assert not store.traits.has_create_only
+    assert store.traits.list_lag_s == 60
+
+
+@pytest.mark.parametrize(("noted", "taken"), [("-5", 0), ("7", 7), ("1e300", 60), ("NaN", 60)])
+async def test_a_noted_lag_stalls_nobody_for_long(noted: str, taken: float) -> None:
+    store = MemoryStore()
+    await store.replace("store.json", [b'{"create_only": true, "list_lag_s": %s}' % noted.encode()])
+    await recall(store)
+    assert store.traits.list_lag_s == taken
+
+
+async def test_what_is_known_as_weak_stays_so_whatever_one_race_showed() -> None:
+    store = MemoryStore()
+    store.learn(StoreTraits(has_create_only=False, list_lag_s=2.0, description="as the operator says"))
+    traits = await probe(store, FakeClock())
+    assert not traits.has_create_only
+    assert traits.list_lag_s == 2
+    assert await left(store) == []
+
+
+async def test_a_cancelled_probe_changes_nothing_that_is_known() -> None:
+    store = FaultyStore(MemoryStore())
+    before = StoreTraits(has_create_only=False, list_lag_s=0.0, description="as the operator says")
+    store.learn(before)
+    store.fail(1, How.HANG, verb="get")
+    task = asyncio.get_running_loop().create_task(probe(store, FakeClock()))
+    await asyncio.sleep(0)
+    assert store.failed
+    task.cancel()
+    await asyncio.wait([task])
+    assert store.traits == before
 
 
 @pytest.mark.parametrize("kind", [StoreDenied, StoreFull])
