@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from mover.cli.groups import job_app, points_app
 from mover.cli.main import app, run
 from mover.cli.options import Assign, Config, Json
+
+app.add_typer(points_app, name="points")
+app.add_typer(job_app, name="job")
 
 
 @app.command()
@@ -19,7 +23,16 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Keep lab and repository, to look further.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Show everything once: lab, backup, incremental, three restores, comparison. Needs no cluster."""
+    """Show everything once, against a lab; needs no cluster.
+
+    Full backup of three VMs, files change, incremental, three kinds of restore, comparison byte
+    by byte with what the snapshots held.
+
+    \b
+    Examples:
+      mover demo
+      mover demo --folder /var/tmp/demo
+    """
     from mover.tour import demo as work
 
     run(lambda session: work.demo(session, folder, keep=keep), None, None, as_json)
@@ -31,13 +44,18 @@ def lab(
     guests: Annotated[str, typer.Option(help="demo: three guests with file systems; small: two tiny VMs.")] = "demo",
     clean: Annotated[bool, typer.Option("--clean", help="Remove what a killed lab left behind, then end.")] = False,
 ) -> None:
-    """Serve a simulated Prism with real block devices until Ctrl-C.
+    """Serve a simulated Prism with block devices, to try things.
 
-    Example: mover lab /tmp/lab    then, elsewhere: mover -c /tmp/lab/mover.yaml inventory
+    Until Ctrl-C; its state stays in the folder, with a settings file for the other commands.
+
+    \b
+    Example:
+      mover lab /var/tmp/lab
+      MOVER_CONFIG=/var/tmp/lab/mover.yaml mover inventory     (elsewhere)
     """
     from mover.tour import labs as work
 
-    run(lambda session: work.lab(session, folder, guests=guests, clean=clean), None, None, False)
+    run(lambda session: work.lab(session, folder, guests=guests, clean=clean), None, None, False, is_daemon=not clean)
 
 
 @app.command()
@@ -47,7 +65,15 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
-    """Run ordered jobs, reconcile, and serve /metrics and /healthz until SIGTERM."""
+    """Run jobs, clean up, serve /metrics and /healthz.
+
+    Until SIGTERM or Ctrl-C; jobs that run then go on at the next start.
+
+    \b
+    Examples:
+      mover serve
+      mover serve --host 0.0.0.0 --port 9464
+    """
     from mover import daemon as work
 
     run(work.serve, config, assign, False, is_daemon=True, serve__host=host, serve__port=port)

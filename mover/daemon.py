@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from mover import app, logs
+from mover import logs
 from mover.api.server import Health, serving
+from mover.app import nodes
 from mover.cli.run import Session
 from mover.clock import Clock, SystemClock
 from mover.errors import MoverError
@@ -31,7 +32,7 @@ async def serve(session: Session) -> None:
     """Run until SIGTERM or Ctrl-C; running jobs go on at the next start."""
     clock = SystemClock()
     settings = session.settings
-    async with app.executor(settings, clock=clock) as executor:
+    async with nodes.executor(settings, clock=clock) as executor:
         pulse = _Pulse(clock.monotonic())
 
         def health() -> Health:
@@ -54,13 +55,13 @@ async def _measure_lag(clock: Clock) -> None:
         LOOP_LAG.observe(max(0.0, clock.monotonic() - asked - _LAG_STEP_S))
 
 
-async def _publish(executor: app.Executor, clock: Clock) -> None:
+async def _publish(executor: nodes.Executor, clock: Clock) -> None:
     while True:
         executor.node.workers.publish()
         await clock.sleep(1.0)
 
 
-async def _reconcile(executor: app.Executor, pulse: _Pulse, clock: Clock, every_s: float) -> None:
+async def _reconcile(executor: nodes.Executor, pulse: _Pulse, clock: Clock, every_s: float) -> None:
     while True:
         try:
             done = await reconcile(executor.node, apply=True)

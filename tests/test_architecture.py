@@ -145,7 +145,7 @@ def test_imports_stand_at_the_top():
         f"{module.name}:{item.line} imports {item.target}"
         for module in modules()
         for item in imports(module)
-        if item.is_late and module.name not in {"mover.cli.main", "mover.__main__"}
+        if item.is_late and module.name not in {"mover.cli.main", "mover.cli.groups", "mover.__main__"}
     ]
     assert not late, "\n".join(late)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mover.cli.ordering import Order, order_and_wait, raise_failures
+from mover.cli.ordering import Order, failure, order_and_wait, raise_failures
 from mover.cli.run import Session
 from mover.cli.tables import backup_notes, disks_table
 from mover.clock import SystemClock
@@ -24,6 +24,6 @@ async def backup(session: Session, words: list[str], *, full: bool, exclude: tup
     jobs = await order_and_wait(session, choose)
     reports = [job.result for job in jobs if job.result is not None and job.error is None]
     if reports:
-        failures = [{"job": job.id, **job.error.as_dict()} for job in jobs if job.error]
+        failures = [failure(job, job.error) for job in jobs if job.error]
         session.console.answer({"points": reports, "failures": failures}, disks_table(reports), backup_notes(reports))
     raise_failures(jobs)

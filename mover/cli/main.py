@@ -6,32 +6,58 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mover import __version__
 from mover.cli.options import Assign, Config, Json, Point, Repository
 
+ORDER = (
+    *("demo", "lab", "init", "check", "inventory", "backup", "points"),
+    *("restore", "verify", "orphans", "job", "serve", "bench"),
+)
+"""As one needs them; not as they are declared."""
+
+
+class Commands(TyperGroup):
+    """The commands in their order."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # typer's own context
+        known = super().list_commands(ctx)
+        return sorted(known, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 app = typer.Typer(
     name="mover",
-    help="Back up and restore VMs of a Nutanix AHV cluster.",
+    cls=Commands,
+    help="""Back up VMs of a Nutanix AHV cluster to a repository, and bring them back.
+
+    \b
+    A first look, without a cluster:   mover demo
+    The way of a real one:             mover check, init, backup, points, restore
+    Completion for your shell:         mover --install-completion
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-points_app = typer.Typer(help="List, show or delete restore points.", invoke_without_command=True)
-job_app = typer.Typer(help="List, show, cancel or repeat jobs.", no_args_is_help=True)
-app.add_typer(points_app, name="points", rich_help_panel=None)
-app.add_typer(job_app, name="job")
 
 
 def run(
-    work: Any, config: Path | None, assign: list[str] | None, as_json: bool, *, is_daemon: bool = False, **flags: Any
+    work: Any,
+    config: Path | None,
+    assign: list[str] | None,
+    as_json: bool,
+    *,
+    is_daemon: bool = False,
+    prepare: Any = None,
+    **flags: Any,
 ) -> None:
     """Hand a command's work over. flags: settings with ``__`` for the dot → values, None where not given."""
     from mover.cli.run import command
 
     named = {name.replace("__", "."): value for name, value in flags.items()}
-    command(work, config=config, assignments=assign, as_json=as_json, flags=named, is_daemon=is_daemon)
+    command(work, config=config, assignments=assign, as_json=as_json, flags=named, is_daemon=is_daemon, prepare=prepare)
 
 
 def _version(wanted: bool) -> None:
@@ -57,24 +83,41 @@ def init(
         bool, typer.Option("--no-encryption", help="Whoever reads the store reads every disk.")
     ] = False,
 ) -> None:
-    """Make a repository: probe the store, then write its descriptor and key.
+    """Make a repository, encrypted by a passphrase.
 
-    Example: mover init -r /backup/ahv    (asks for a passphrase)
+    The store is probed first: what a repository needs of it must hold. The passphrase comes
+    from the settings, or is asked for, twice.
+
+    \b
+    Examples:
+      mover init -r /backup/ahv
+      mover init -r s3://bucket/ahv -s repository.store.endpoint=https://HOST
     """
     from mover.cli import setup as work
 
     run(
-        lambda session: work.init(session, no_encryption=no_encryption),
+        work.init,
         config,
         assign,
         as_json,
+        prepare=lambda session: work.ask_passphrase(session, no_encryption=no_encryption),
         repository__url=repository,
     )
 
 
 @app.command()
 def check(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """Preflight: reach, TLS, rights, Proxy VM, SCSI slots, LVM guard, store, clocks."""
+    """See what would keep a backup from working, and the remedy.
+
+    Looks at: reach, TLS, rights of the user, clocks, the Proxy VM, free SCSI slots, storage
+    containers, LVM and multipath and automount of this node, the store, the repository. Changes
+    nothing. Exit code 3 when a line is a problem.
+
+    \b
+    Examples:
+      mover check
+      mover check -c /etc/mover/mover.yaml --json
+    """
     from mover.cli import setup as work
 
     run(work.check, config, assign, as_json)
@@ -87,8 +130,14 @@ def inventory(
     as_json: Json = False,
     full: Annotated[bool, typer.Option("--full", help="Also clusters, hosts, containers, networks.")] = False,
 ) -> None:
-    """List the VMs of the cluster and what to know of each before a backup."""
-    from mover.cli import look as work
+    """List the VMs of the cluster, and what to know of each.
+
+    \b
+    Examples:
+      mover inventory
+      mover inventory --full
+    """
+    from mover.cli import cluster as work
 
     run(lambda session: work.inventory(session, full=full), config, assign, as_json)
 
@@ -102,17 +151,27 @@ def backup(
     repository: Repository = None,
     full: Annotated[bool, typer.Option("--full", help="Read all disks in full, whatever the base.")] = False,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Disks to leave out: a slot (scsi.2), a bus (sata), a size (>2TiB).")
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="Disks to leave out: a slot (scsi.2), a bus (sata), a size (>2TiB)."),
     ] = None,
-    consistency: Annotated[str | None, typer.Option(help="crash or application.")] = None,
-    on_downgrade: Annotated[str | None, typer.Option(help="fail or warn.")] = None,
+    consistency: Annotated[str | None, typer.Option(metavar="KIND", help="crash or application.")] = None,
+    on_downgrade: Annotated[
+        str | None, typer.Option(metavar="DO", help="fail or warn: what not reaching it does.")
+    ] = None,
     keep_base: Annotated[
         bool | None, typer.Option("--keep-base/--no-keep-base", help="Keep the snapshot for the next incremental.")
     ] = None,
 ) -> None:
     """Back up VMs, incrementally where possible.
 
-    Examples: mover backup web01    mover backup 'db*' --consistency application
+    Several VMs go side by side. Ctrl-C cancels and cleans up; a kill is made good by the next
+    run. Where mover serve runs, the jobs are handed to it.
+
+    \b
+    Examples:
+      mover backup web01
+      mover backup 'db*' --consistency application
+      mover backup files01 --exclude scsi.3 --exclude '>2TiB'
     """
     from mover.cli import backup as work
 
@@ -128,64 +187,29 @@ def backup(
     )
 
 
-@points_app.callback()
-def points(
-    context: typer.Context,
-    vm: Annotated[str | None, typer.Option(help="Only of this VM (name or UUID).")] = None,
-    config: Config = None,
-    assign: Assign = None,
-    as_json: Json = False,
-    repository: Repository = None,
-) -> None:
-    """List restore points, newest last. Needs repository and key only."""
-    if context.invoked_subcommand is not None:
-        return
-    from mover.cli import look as work
-
-    run(lambda session: work.points(session, vm), config, assign, as_json, repository__url=repository)
-
-
-@points_app.command("show")
-def points_show(
-    point: Point, config: Config = None, assign: Assign = None, as_json: Json = False, repository: Repository = None
-) -> None:
-    """Show one restore point: its disks, how each was read and why, warnings."""
-    from mover.cli import look as work
-
-    run(lambda session: work.show_point(session, point), config, assign, as_json, repository__url=repository)
-
-
-@points_app.command("delete")
-def points_delete(
-    point: Point,
-    force: Annotated[bool, typer.Option(help="Even if the next incremental stands on it.")] = False,
-    config: Config = None,
-    assign: Assign = None,
-    as_json: Json = False,
-    repository: Repository = None,
-) -> None:
-    """Forget a restore point. Its space is freed by a later collection."""
-    from mover.cli import look as work
-
-    run(
-        lambda session: work.delete_point(session, point, force=force),
-        config,
-        assign,
-        as_json,
-        repository__url=repository,
-    )
-
-
 @app.command()
 def restore(
     point: Point,
-    name: Annotated[str | None, typer.Option(help="Restore the whole VM under this name.")] = None,
-    disk: Annotated[str | None, typer.Option(help="Restore only this disk of the point, e.g. scsi.1.")] = None,
-    to_vm: Annotated[str | None, typer.Option(help="With --disk: add it to this existing VM.")] = None,
-    slot: Annotated[str | None, typer.Option(help="With --to-vm: at this free slot. Default: the lowest.")] = None,
-    to_file: Annotated[Path | None, typer.Option(help="With --disk: into a raw file. Needs no cluster.")] = None,
-    nics: Annotated[str, typer.Option(help="auto, keep, new-mac or disconnected.")] = "auto",
-    network: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Network UUIDs that changed.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Restore the whole VM under this name.")] = None,
+    disk: Annotated[
+        str | None, typer.Option(metavar="SLOT", help="Restore only this disk of the point, e.g. scsi.1.")
+    ] = None,
+    to_vm: Annotated[str | None, typer.Option(metavar="VM", help="With --disk: add it to this existing VM.")] = None,
+    slot: Annotated[
+        str | None, typer.Option(metavar="SLOT", help="With --to-vm: at this free slot. Default: the lowest.")
+    ] = None,
+    to_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="With --disk: into a raw file. Needs no cluster.")
+    ] = None,
+    nics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW", help="auto, keep, new-mac or disconnected. auto: disconnected while the original lives."
+        ),
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="Networks (name or UUID) that changed.")
+    ] = None,
     container: Annotated[
         list[str] | None, typer.Option(metavar="[OLD=]NEW", help="Storage containers that changed; NEW alone: for all.")
     ] = None,
@@ -195,10 +219,14 @@ def restore(
     as_json: Json = False,
     repository: Repository = None,
 ) -> None:
-    """Restore a VM as a new one, one disk into an existing VM, or one disk to a raw file.
+    """Restore a VM, one disk into a VM, or one disk to a file.
 
-    Examples: mover restore web01 --name web01-restored --power-on
-    mover restore 3f2a --disk scsi.0 --to-vm db01    mover restore 3f2a --disk scsi.0 --to-file d.raw
+    \b
+    Examples:
+      mover restore web01 --name web01-restored --power-on
+      mover restore 3f2a --name web02 --network OLD=NEW --container fast
+      mover restore 3f2a --disk scsi.0 --to-vm db01
+      mover restore 3f2a --disk scsi.0 --to-file disk.raw
     """
     from mover.cli import restore as work
 
@@ -212,8 +240,16 @@ def restore(
 def verify(
     point: Point, config: Config = None, assign: Assign = None, as_json: Json = False, repository: Repository = None
 ) -> None:
-    """Read a restore point as a restore would, into nothing; name every damaged object."""
-    from mover.cli import restore as work
+    """Read a restore point whole; name what is damaged.
+
+    The way of a restore, into nothing: every block is fetched, decrypted and compared with its id.
+
+    \b
+    Examples:
+      mover verify web01
+      mover verify 3f2a --json
+    """
+    from mover.cli import verify as work
 
     run(lambda session: work.verify(session, point), config, assign, as_json, repository__url=repository)
 
@@ -225,53 +261,40 @@ def orphans(
     assign: Assign = None,
     as_json: Json = False,
 ) -> None:
-    """What of ours is on the cluster that nothing needs, and what is to be done about it."""
-    from mover.cli import look as work
+    """Show (or clean up) what of ours nothing needs any more.
+
+    Compares what mover noted down, its jobs and restore points with what the cluster has.
+
+    \b
+    Examples:
+      mover orphans
+      mover orphans --apply
+    """
+    from mover.cli import cluster as work
 
     run(lambda session: work.orphans(session, apply=apply), config, assign, as_json)
 
 
-@job_app.command("list")
-def job_list(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """Jobs of this node, newest first."""
-    from mover.cli import look as work
-
-    run(work.jobs, config, assign, as_json)
-
-
-@job_app.command("show")
-def job_show(job: str, config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """One job with its result or error."""
-    from mover.cli import look as work
-
-    run(lambda session: work.show_job(session, job), config, assign, as_json)
-
-
-@job_app.command("cancel")
-def job_cancel(job: str, config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """Ask a job to end in order."""
-    from mover.cli import look as work
-
-    run(lambda session: work.cancel_job(session, job), config, assign, as_json)
-
-
-@job_app.command("retry")
-def job_retry(job: str, config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """Order a failed job again; the daemon, or the next command that runs jobs, does it."""
-    from mover.cli import look as work
-
-    run(lambda session: work.retry_job(session, job), config, assign, as_json)
-
-
 @app.command()
 def bench(
-    folder: Annotated[Path | None, typer.Option(help="Where sample and repository go. Default: a new one.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where sample and repository go. Default: a temporary one.")
+    ] = None,
     size: Annotated[str, typer.Option(help="Size of the sample disk.")] = "1GiB",
     config: Config = None,
     assign: Assign = None,
     as_json: Json = False,
 ) -> None:
-    """Measure this machine: full, unchanged, incremental, restore of a sample disk, with these settings."""
+    """Measure this machine with the settings as they are.
+
+    A sample disk is backed up in full, again, with 2 % changed, and restored: through the pipeline
+    into an encrypted, durable repository. Everything made is removed at the end.
+
+    \b
+    Examples:
+      mover bench --folder /backup/trial
+      mover bench --size 4GiB -s data.level=3
+    """
     from mover.cli import bench as work
 
     run(lambda session: work.bench(session, folder, size), config, assign, as_json)

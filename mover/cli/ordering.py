@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from mover import app
+from mover.app import nodes, prisms
 from mover.cli.console import Console
 from mover.cli.progress import watching
 from mover.cli.run import Session
-from mover.clock import SystemClock
+from mover.clock import Clock, SystemClock
 from mover.errors import JobFailed, JobInterrupted, MoverError, StateFolderBusy
 from mover.hypervisor.protocol import Hypervisor
 from mover.jobs.book import Job, JobBook
@@ -25,85 +25,158 @@ Choose = Callable[[Hypervisor, str], Awaitable[list[Order]]]
 
 CLEANING_S = 5.0
 """How long Ctrl-C waits for jobs to end in order."""
+_POLL_S = 0.5
+_LOOK_EVERY_S = 5.0
+"""How often a client looks whether the executor still lives."""
 
 
 async def order_and_wait(session: Session, choose: Choose) -> list[Job]:
-    """Order what ``choose`` gives and wait for all of it. Raises the error of choosing."""
-    state_dir = session.settings.state_dir
-    if executor_pid(state_dir) is None:
+    """Order what ``choose`` gives and wait for all of it. Raises the error of choosing, JobInterrupted."""
+    pid = executor_pid(session.settings.state_dir)
+    if pid is None:
         try:
             return await _as_executor(session, choose)
-        except StateFolderBusy:
-            session.console.remark("Another mover runs here: the job is handed to it.")
-    return await _as_client(session, choose)
+        except StateFolderBusy as error:
+            pid = int(error.facts.get("pid") or 0)
+    return await _as_client(session, choose, pid)
 
 
 async def _as_executor(session: Session, choose: Choose) -> list[Job]:
     console = session.console
     with watching(console.err, quiet=console.as_json) as progress:
-        async with app.executor(session.settings, progress=progress) as executor:
+        async with nodes.executor(session.settings, progress=progress) as executor:
+            earlier = await _unfinished(executor.book, console)
             orders = await choose(executor.node.hypervisor, executor.node.proxy_uuid)
             await reconcile(executor.node, apply=True)
-            return await _see_through(executor, orders, console)
+            return await _see_through(session, executor, orders, earlier)
 
 
-async def _see_through(executor: app.Executor, orders: Sequence[Order], console: Console) -> list[Job]:
+async def _unfinished(book: JobBook, console: Console) -> list[Job]:
+    """Jobs that a crash or stop cut off: the engine continues them, and they are said in one line."""
+    active = await book.active()
+    jobs = [await book.job(job_id) for job_id in sorted(active)]
+    if jobs:
+        listed = ", ".join(f"{name_of(job)} ({job.id})" for job in jobs)
+        console.remark(f"Not finished by an earlier run, and continued now: {listed}", "yellow")
+    return jobs
+
+
+async def _see_through(
+    session: Session, executor: nodes.Executor, orders: Sequence[Order], earlier: Sequence[Job]
+) -> list[Job]:
     book = executor.book
     ids = [await book.submit(operation, request) for operation, request in orders]
     try:
+        for job in await _all_ended(book, [job.id for job in earlier]):
+            words = f"failed: {job.error.message}" if job.error else "done"
+            session.console.remark(f"Continued {name_of(job)} ({job.id}): {words}", "yellow" if job.error else "")
         return await _all_ended(book, ids)
     except asyncio.CancelledError:
+        if session.stop.is_wished:
+            raise
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
-        await _end_in_order(executor, ids, console)
+        await _end_in_order(executor, [*(job.id for job in earlier), *ids], session.console)
         raise JobInterrupted(
-            "Interrupted; nothing was committed by the jobs that had not ended",
-            remedy="Run the command again: what was stored already is not read twice.",
+            "Interrupted: jobs that had not ended were cancelled, and committed no restore point",
+            remedy="Run the command again: what was stored already is not stored twice.",
         ) from None
 
 
-async def _end_in_order(executor: app.Executor, ids: Sequence[str], console: Console) -> None:
+async def _end_in_order(executor: nodes.Executor, ids: Sequence[str], console: Console) -> None:
+    """Cancel, wait a little, and say what is still owed to the cluster."""
+    book = executor.book
     console.remark("Cancelling and cleaning up …")
-    for job_id in ids:
-        await executor.book.cancel(job_id)
+    active = await book.active()
+    for job_id in active.intersection(ids):
+        await book.cancel(job_id)
     try:
         async with asyncio.timeout(CLEANING_S):
-            await _all_ended(executor.book, ids)
+            await _all_ended(book, ids)
     except TimeoutError:
-        pass
-    for entry in await executor.node.ledger.open_entries():
-        if entry.job in ids:
-            console.remark(f"still owed: {entry.kind} {entry.identity or '(unknown yet)'} of job {entry.job}")
+        console.remark(f"Not over after {CLEANING_S:.0f} s: the next mover that runs jobs here ends them.", "yellow")
+    owed = await _owed(executor, await _jobs(book, ids))
+    for line in owed:
+        console.remark(f"still owed: {line}", "yellow")
+    if owed:
+        console.remark("The next mover that runs jobs here cleans it up; or: mover orphans --apply", "yellow")
 
 
-async def _as_client(session: Session, choose: Choose) -> list[Job]:
-    clock = SystemClock()
-    async with app.job_book(session.settings, clock) as book, app.prism(session.settings, clock) as hypervisor:
-        proxy = await app.proxy_of(hypervisor, session.settings)
-        orders = await choose(hypervisor, proxy.uuid)
+async def _owed(executor: nodes.Executor, jobs: Sequence[Job]) -> list[str]:
+    lines: list[str] = []
+    for job in jobs:
+        if job.error is not None:
+            lines += [f"{words} ({name_of(job)})" for words in job.error.facts.get("owed", ())]
+        elif job.is_active:
+            entries = await executor.node.ledger.open_entries(job.id)
+            lines += [f"{entry.kind} {entry.identity or 'not yet known'} ({name_of(job)})" for entry in entries]
+    return lines
+
+
+async def _jobs(book: JobBook, ids: Sequence[str]) -> list[Job]:
+    return [await book.job(job_id) for job_id in ids]
+
+
+async def _as_client(session: Session, choose: Choose, pid: int) -> list[Job]:
+    clock, settings, console = SystemClock(), session.settings, session.console
+    async with nodes.job_book(settings, clock) as book:
+        async with prisms.prism(settings, clock) as hypervisor:
+            proxy = await prisms.proxy_of(hypervisor, settings)
+            orders = await choose(hypervisor, proxy.uuid)
         ids = [await book.submit(operation, request) for operation, request in orders]
-        return await _all_ended(book, ids)
+        for job in await _jobs(book, ids):
+            console.remark(f"Process {pid} runs jobs here: {name_of(job)} is handed to it as job {job.id}.")
+        try:
+            return [await _waited(session, book, job_id, clock) for job_id in ids]
+        except asyncio.CancelledError:
+            for job_id in ids:
+                console.remark(f"Job {job_id} goes on without us. To end it: mover job cancel {job_id}")
+            raise
+
+
+async def _waited(session: Session, book: JobBook, job_id: str, clock: Clock) -> Job:
+    """The job once it has ended. Raises JobInterrupted when whoever ran it is gone."""
+    looked = clock.monotonic()
+    while True:
+        job = await book.job(job_id)
+        if not job.is_active:
+            return job
+        if clock.monotonic() - looked > _LOOK_EVERY_S:
+            looked = clock.monotonic()
+            if executor_pid(session.settings.state_dir) is None:
+                raise JobInterrupted(
+                    f"The mover that ran job {job_id} has ended before it",
+                    remedy="Start mover serve again, or any backup or restore: it continues the job.",
+                )
+        await clock.sleep(_POLL_S)
 
 
 async def _all_ended(book: JobBook, ids: Sequence[str]) -> list[Job]:
     return [await book.wait(job_id) for job_id in ids]
 
 
+def name_of(job: Job) -> str:
+    """``backup of web01``: what the job is, in words."""
+    request = job.request
+    about = request.get("vm_name") or request.get("name") or f"point {str(request.get('point_id', ''))[:8]}"
+    return f"{job.operation} of {about}"
+
+
 def raise_failures(jobs: Sequence[Job]) -> None:
     """Raise what went wrong: the one error, or JobFailed that names every one."""
-    failed = [job for job in jobs if job.error is not None]
+    failed = [(job, job.error) for job in jobs if job.error is not None]
     if len(jobs) == 1 and failed:
-        raise _of(failed[0])
+        raise failed[0][1]
     if failed:
-        lines = [f"{job.request.get('vm_name', job.id)}: {_of(job).message}" for job in failed]
         raise JobFailed(
-            f"{len(failed)} of {len(jobs)} failed: " + "; ".join(lines),
-            remedy=" ".join(dict.fromkeys(_of(job).remedy for job in failed)),
-            failures=[{"job": job.id, **_of(job).as_dict()} for job in failed],
+            f"{len(failed)} of {len(jobs)} failed: {', '.join(name_of(job) for job, _ in failed)}",
+            remedy="See each below, and do what it says.",
+            failures=[failure(job, error) for job, error in failed],
         )
 
 
-def _of(job: Job) -> MoverError:
-    assert job.error is not None
-    return job.error
+def failure(job: Job, error: MoverError) -> dict[str, Any]:
+    """One failed job of several, for programs and for the list of errors."""
+    values = error.as_dict()
+    return {"job": job.id, **values, "facts": {"about": name_of(job), **values["facts"]}}

@@ -1,4 +1,4 @@
-"""``restore`` and ``verify``: from a restore point to a VM, a disk, a file, or into nothing."""
+"""``restore``: from a restore point to a new VM, a disk of a VM, or a file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,42 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mover import app
-from mover.cli.ordering import Order, order_and_wait, raise_failures
+from mover.app import nodes, stores
+from mover.cli.ordering import Choose, Order, order_and_wait, raise_failures
 from mover.cli.progress import watching
 from mover.cli.run import Session
 from mover.cli.tables import grid
 from mover.clock import SystemClock
-from mover.errors import UsageError
+from mover.errors import TargetExists, UsageError
 from mover.hypervisor.protocol import Hypervisor
 from mover.operations.request import RESTORE, RESTORE_DISK, RestoreDiskRequest, RestoreRequest
 from mover.operations.select import find_vm
 from mover.operations.tofile import restore_to_file
-from mover.operations.verify import verify_point
 from mover.units import format_duration, format_rate, format_size
 
-NIC_MODES = ("auto", "keep", "new-mac", "disconnected")
+NICS = {
+    "keep": "as they were, MAC addresses too",
+    "new-mac": "connected, with new MAC addresses",
+    "disconnected": "disconnected, since the original lives; new MAC addresses",
+}
+NIC_MODES = ("auto", *NICS)
+_GOES_WITH = {
+    "--name": ("--nics", "--network", "--container", "--power-on"),
+    "--to-vm": ("--disk", "--slot", "--container"),
+    "--to-file": ("--disk",),
+}
+"""Where to → the options that it takes."""
+_OPTIONS = {
+    "--name": "name",
+    "--to-vm": "to_vm",
+    "--to-file": "to_file",
+    "--disk": "disk",
+    "--slot": "slot",
+    "--nics": "nics",
+    "--network": "networks",
+    "--container": "containers",
+    "--power-on": "power_on",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,64 +58,111 @@ class Wish:
     to_vm: str | None
     slot: str | None
     to_file: Path | None
-    nics: str
+    nics: str | None
     networks: tuple[str, ...]
     containers: tuple[str, ...]
     power_on: bool
 
+    def value(self, option: str) -> Any:
+        """What was given for an option, falsy where nothing was."""
+        return getattr(self, _OPTIONS[option])
+
 
 async def restore(session: Session, wish: Wish) -> None:
     """One of three: a new VM (--name), a disk into a VM (--to-vm), a disk to a file (--to-file)."""
-    targets = [name for name in ("name", "to_vm", "to_file") if getattr(wish, name)]
+    _check(wish)
+    if wish.to_file:
+        await _to_file(session, wish, wish.to_file)
+    elif wish.name:
+        await _to_new_vm(session, wish, wish.name)
+    else:
+        await _to_vm(session, wish)
+
+
+def _check(wish: Wish) -> None:
+    targets = [option for option in _GOES_WITH if wish.value(option)]
     if len(targets) != 1:
         raise UsageError(
             "Say where to restore to, once",
             remedy="Give one of --name NAME (a new VM), --disk SLOT --to-vm VM, or --disk SLOT --to-file PATH.",
         )
-    if wish.nics not in NIC_MODES:
+    target = targets[0]
+    strange = [option for option in _OPTIONS if wish.value(option) and option not in (target, *_GOES_WITH[target])]
+    if strange:
+        meant = [other for other, options in _GOES_WITH.items() if strange[0] in options]
+        raise UsageError(f"{strange[0]} does not go with {target}", remedy=f"It goes with: {', '.join(meant)}.")
+    if target == "--to-vm" and not wish.disk:
+        raise UsageError(
+            "--to-vm without --disk: which disk?",
+            remedy="Name one by its slot, e.g. --disk scsi.0; mover points show lists them.",
+        )
+    if wish.nics not in (None, *NIC_MODES):
         raise UsageError(f"--nics {wish.nics} is unknown", remedy=f"Choose one of: {', '.join(NIC_MODES)}.")
-    if wish.to_file:
-        await _to_file(session, wish, wish.to_file)
-    else:
-        await _to_cluster(session, wish)
 
 
 async def _to_file(session: Session, wish: Wish, path: Path) -> None:
     console = session.console
     with watching(console.err, quiet=console.as_json) as progress:
-        async with app.reading_node(session.settings, progress=progress) as node:
+        async with nodes.reading_node(session.settings, progress=progress) as node:
             point = await node.repository.find_point(wish.point)
             report = await restore_to_file(node, point.id, wish.disk, path)
     console.answer(report, _restored(report), Text(f"Written to {path}"))
 
 
-async def _to_cluster(session: Session, wish: Wish) -> None:
-    async with app.repository(session.settings, SystemClock()) as repository:
-        point = await repository.find_point(wish.point)
+async def _to_new_vm(session: Session, wish: Wish, name: str) -> None:
+    request = RestoreRequest(
+        point_id=await _point_id(session, wish),
+        name=name,
+        nic_mode=wish.nics or "auto",
+        network_map=_pairs("--network", wish.networks),
+        container_map=_pairs("--container", wish.containers),
+        power_on=wish.power_on,
+    )
 
     async def choose(hypervisor: Hypervisor, _proxy_uuid: str) -> list[Order]:
-        if wish.name:
-            request = RestoreRequest(
-                point_id=point.id,
-                name=wish.name,
-                nic_mode=wish.nics,
-                network_map=_pairs("--network", wish.networks),
-                container_map=_pairs("--container", wish.containers),
-                power_on=wish.power_on,
-            )
-            return [(RESTORE, request.values())]
         inventory = await hypervisor.inventory()
-        target = find_vm(inventory.vms, wish.to_vm or "")
-        container = next(iter(_pairs("--container", wish.containers).values()), None)
-        disk = RestoreDiskRequest(point.id, wish.disk or "", target.uuid, wish.slot, container)
-        return [(RESTORE_DISK, disk.values())]
+        if any(vm.name == name for vm in inventory.vms):
+            raise TargetExists(
+                f"A VM named {name} exists already",
+                remedy=f"Choose another --name, such as {name}-restored, or rename or delete that VM first.",
+            )
+        return [(RESTORE, request.values())]
 
+    await _order(session, choose)
+
+
+async def _to_vm(session: Session, wish: Wish) -> None:
+    point_id = await _point_id(session, wish)
+    container = next(iter(_pairs("--container", wish.containers).values()), None)
+
+    async def choose(hypervisor: Hypervisor, _proxy_uuid: str) -> list[Order]:
+        target = find_vm((await hypervisor.inventory()).vms, wish.to_vm or "")
+        request = RestoreDiskRequest(point_id, wish.disk or "", target.uuid, wish.slot, container)
+        return [(RESTORE_DISK, request.values())]
+
+    await _order(session, choose)
+
+
+async def _point_id(session: Session, wish: Wish) -> str:
+    async with stores.repository(session.settings, SystemClock()) as repository:
+        return (await repository.find_point(wish.point)).id
+
+
+async def _order(session: Session, choose: Choose) -> None:
     jobs = await order_and_wait(session, choose)
     raise_failures(jobs)
     report = jobs[0].result or {}
-    notes = Text("\n".join(f"warning: {text}" for text in report.get("warnings", ())), "yellow")
-    where = Text(f"VM {report.get('vm')}  {report.get('vm_uuid')}")
-    session.console.answer(report, _restored(report), where, *([notes] if notes else []))
+    session.console.answer(report, _restored(report), _about(report))
+
+
+def _about(report: Mapping[str, Any]) -> Text:
+    """Which VM, in which state, and what is not as it was."""
+    text = Text(f"VM {report.get('vm')}  {report.get('vm_uuid')}")
+    if "nic_mode" in report:
+        text.append(f"\npowered {'on' if report['is_on'] else 'off'}; network cards: {NICS[report['nic_mode']]}")
+    for warning in report.get("warnings", ()):
+        text.append(f"\nwarning: {warning}", "yellow")
+    return text
 
 
 def _pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
@@ -122,13 +190,3 @@ def _restored(report: Mapping[str, Any]) -> Table:
             format_rate(row["size_bytes"] / seconds) if seconds else "",
         )
     return table
-
-
-async def verify(session: Session, text: str) -> None:
-    """Read everything that a restore would read; raises Damaged with every object that is not whole."""
-    console = session.console
-    with watching(console.err, quiet=console.as_json) as progress:
-        async with app.reading_node(session.settings, progress=progress) as node:
-            point = await node.repository.find_point(text)
-            report = await verify_point(node, point.id)
-    console.answer(report, Text(f"Point {point.id} of {point.vm_name} is whole: every block was read and verified."))

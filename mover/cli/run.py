@@ -1,25 +1,35 @@
-"""From a typed command to a coroutine and an exit code: settings, logs, loop, errors."""
+"""From a typed command to a coroutine and an exit code: settings, logs, loop, signals, errors."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
 import uvloop
 import yaml
+from pydantic import SecretStr
 
 from mover import logs
-from mover.cli.console import INTERNAL_EXIT, INTERRUPTED_EXIT, Console, first_error
+from mover.cli.console import INTERNAL_EXIT, INTERRUPTED_EXIT, STOPPED_EXIT, Console, LiveStderr, first_error
 from mover.config import Settings
-from mover.errors import MoverError, UsageError
+from mover.errors import JobInterrupted, MoverError, UsageError, WrongKey
 from mover.settings import load
 
 DEFAULT_FILES = (Path("mover.yaml"), Path("/etc/mover/mover.yaml"))
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether somebody asked the process to end (SIGTERM, SIGHUP): its jobs are to be continued, not cancelled."""
+
+    is_wished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,43 +38,108 @@ class Session:
 
     settings: Settings
     console: Console
-    config_file: Path | None
+    stop: Stop = field(default_factory=Stop)
+
+    @property
+    def has_passphrase(self) -> bool:
+        return bool(self.settings.repository.passphrase.get_secret_value())
+
+    def with_passphrase(self, text: str) -> Session:
+        """The same, with the passphrase that was typed."""
+        repository = self.settings.repository.model_copy(update={"passphrase": SecretStr(text)})
+        return replace(self, settings=self.settings.model_copy(update={"repository": repository}))
+
+
+Work = Callable[[Session], Awaitable[None]]
 
 
 def command(
-    work: Callable[[Session], Awaitable[None]],
+    work: Work,
     *,
     config: Path | None = None,
     assignments: Sequence[str] | None = None,
     as_json: bool = False,
     flags: dict[str, Any] | None = None,
     is_daemon: bool = False,
+    prepare: Callable[[Session], Session] | None = None,
 ) -> None:
-    """Run one command to its exit code. flags: dotted setting → value of the command's own options."""
+    """Run one command to its exit code. flags: dotted setting → value of the command's own options.
+
+    prepare: what must be asked before the loop runs. A daemon that is told to end ends well.
+    """
     console = Console(as_json=as_json)
     try:
         file = config or next((path for path in DEFAULT_FILES if path.is_file()), None)
         settings = load(file, flags={**_assigned(assignments or ()), **(flags or {})})
-        logs.configure(settings.log, secrets=_secrets(settings), is_daemon=is_daemon)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_awaited(work(Session(settings, console, file))))
-    except KeyboardInterrupt:
-        console.remark("Interrupted.")
-        raise typer.Exit(INTERRUPTED_EXIT) from None
+        session = Session(settings, console)
+        session = prepare(session) if prepare else session
+        _configure_logs(session, is_daemon=is_daemon)
+        _run_asking(work, session)
+    except (KeyboardInterrupt, typer.Abort, asyncio.CancelledError) as error:
+        is_stop = isinstance(error, asyncio.CancelledError)
+        console.remark("Stopped." if is_daemon else "Stopped: jobs go on later." if is_stop else "Interrupted.")
+        raise typer.Exit(0 if is_daemon else STOPPED_EXIT if is_stop else INTERRUPTED_EXIT) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None
+    except typer.Exit:
+        raise
     except Exception as error:
         raise typer.Exit(_reported(console, first_error(error))) from None
 
 
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
+def _run_asking(work: Work, session: Session) -> None:
+    """Run; where only the passphrase lacks and a person sits there, ask for it once and run again."""
+    try:
+        _run(work, session)
+    except Exception as error:
+        is_locked = isinstance(first_error(error), WrongKey)
+        if not is_locked or session.has_passphrase or not session.console.can_ask:
+            raise
+        session = session.with_passphrase(typer.prompt("Passphrase of the repository", hide_input=True, err=True))
+        _configure_logs(session, is_daemon=False)
+        _run(work, session)
+
+
+def _run(work: Work, session: Session) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_attended(work, session))
+
+
+async def _attended(work: Work, session: Session) -> None:
+    """The work, cancelled by SIGTERM and SIGHUP as by Ctrl-C, but with the wish to go on later."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+
+    def end() -> None:
+        session.stop.is_wished = True
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, end)
+    await work(session)
+
+
+def _configure_logs(session: Session, *, is_daemon: bool) -> None:
+    settings = session.settings
+    secrets = [
+        settings.prism.password.get_secret_value(),
+        settings.repository.passphrase.get_secret_value(),
+        settings.repository.store.get("secret_access_key", ""),
+    ]
+    logs.configure(settings.log, secrets=secrets, stream=cast(TextIO, LiveStderr()), is_daemon=is_daemon)
+    if not is_daemon:
+        logging.getLogger().handlers[0].addFilter(_is_not_told_anyway)
+
+
+def _is_not_told_anyway(record: logging.LogRecord) -> bool:
+    """A command ends with the error of its job: the log need not say it before."""
+    return not (isinstance(record.msg, dict) and record.msg.get("event") == "job failed")
 
 
 def _reported(console: Console, error: BaseException) -> int:
     if isinstance(error, MoverError):
         console.fail(error)
-        return error.exit_code
+        return INTERRUPTED_EXIT if isinstance(error, JobInterrupted) else error.exit_code
     console.err.print("".join(traceback.format_exception(error)), style="dim", markup=False)
     console.err.print(
         f"This is a defect of mover, not of yours: {error!r}. Please report the lines above.", markup=False
@@ -78,13 +153,12 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text}: no value", remedy="Write --set NAME=VALUE, e.g. --set data.level=3.")
-        found[name.strip()] = yaml.safe_load(value) if value[:1] in ("[", "{") else value
+        found[name.strip()] = _yaml(text, value) if value[:1] in ("[", "{") and value else value
     return found
 
 
-def _secrets(settings: Settings) -> list[str]:
-    return [
-        settings.prism.password.get_secret_value(),
-        settings.repository.passphrase.get_secret_value(),
-        settings.repository.store.get("secret_access_key", ""),
-    ]
+def _yaml(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text}: {error}", remedy="Write lists as [a, b] and maps as {a: b}.") from None

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 from rich.text import Text
 
 from mover.clock import iso
-from mover.jobs.book import Job
 from mover.model.machine import DiskKind, Inventory, Vm
 from mover.units import MIB, format_duration, format_rate, format_size
+
+if TYPE_CHECKING:
+    # Tables of points are printed by commands that must start without the engine of jobs.
+    from mover.jobs.book import Job
 
 Values = Mapping[str, Any]
 SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
 
 
-def grid(*columns: str, right: Iterable[str] = ()) -> Table:
-    """A table without lines; ``right`` names columns of numbers."""
+def grid(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    """A table without lines. right: columns of numbers. whole: more that are never folded, whatever else must."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    numbers = set(right)
+    numbers, unfolded = set(right), {*right, *whole}
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        is_whole = column in unfolded
+        justify: Literal["left", "right"] = "right" if column in numbers else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=is_whole)
     return table
+
+
+def moment(text: str) -> str:
+    """``2026-01-31T12:00:00Z`` as a column shows it."""
+    return text.replace("T", " ").rstrip("Z")
 
 
 def disks_table(reports: Sequence[Values]) -> Table:
     """What a backup did, a row per disk."""
     names = ("VM", "disk", "size", "read", "new", "stored", "time", "rate", "changed")
-    table = grid(*names, right=names[2:])
+    table = grid(*names, right=names[2:], whole=("disk",))
     for report in reports:
         for disk in report["disks"]:
             table.add_row(
@@ -58,15 +68,20 @@ def backup_notes(reports: Sequence[Values]) -> Text:
 
 
 def points_table(points: Sequence[Values]) -> Table:
-    table = grid("point", "VM", "frozen", "size", "read", "stored", "how", right=("size", "read", "stored"))
+    """Newest last; ``base``: the next incremental stands on it. A manifest that cannot be read is a line too."""
+    names = ("point", "VM", "frozen (UTC)", "size", "read", "stored", "how")
+    table = grid(*names, right=names[3:6], whole=("point", "frozen (UTC)"))
     for point in points:
-        marks = " base" if point["is_base"] else ""
+        if point.get("problem"):
+            table.add_row(point["point"][:8], point["vm"], "", "", "", "", Text("UNREADABLE", "bold red"))
+            continue
+        how = "incr" if point["mode"] == "incremental" else point["mode"]
         table.add_row(
             point["point"][:8],
             point["vm"],
-            point["frozen_at"].replace("T", " ").rstrip("Z"),
+            moment(point["frozen_at"]),
             *(format_size(point[key]) for key in ("size_bytes", "bytes_read", "bytes_stored")),
-            f"{'incr' if point['mode'] == 'incremental' else point['mode']}{marks}",
+            f"{how} base" if point["is_base"] else how,
         )
     return table
 
@@ -103,7 +118,7 @@ def vm_notes(vm: Vm, *, proxy_uuid: str | None) -> list[str]:
 
 def places_table(inventory: Inventory) -> Table:
     """Clusters, hosts, containers, networks in one list."""
-    table = grid("kind", "name", "UUID", "about")
+    table = grid("kind", "name", "UUID", "about", whole=("kind", "UUID"))
     for cluster in inventory.clusters:
         table.add_row("cluster", cluster.name, cluster.uuid, f"AOS {cluster.version}")
     for host in inventory.hosts:
@@ -117,7 +132,7 @@ def places_table(inventory: Inventory) -> Table:
 
 def checks_table(lines: Sequence[Values]) -> Table:
     """Lines of a preflight: state, subject, what; the remedy below."""
-    table = grid("", "check", "")
+    table = grid("", "check", "", whole=("", "check"))
     for line in lines:
         sign, style = SIGNS[line["state"]]
         what = Text(line["what"])
@@ -138,11 +153,12 @@ def orphans_table(actions: Sequence[Values]) -> Table:
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
-    table = grid("job", "operation", "of", "state", "since", "error")
+    """Newest first; how long ago is left to the reader: times are UTC."""
+    table = grid("job", "what", "of", "state", "since (UTC)", "error", whole=("job", "what", "state", "since (UTC)"))
     for job in jobs:
         request = job.request
         of = request.get("vm_name") or request.get("name") or request.get("point_id", "")[:8]
-        since = iso(job.changed_at).replace("T", " ").rstrip("Z")
+        since = moment(iso(job.changed_at))[5:16]
         table.add_row(job.id, job.operation, of, str(job.state), since, job.error.code if job.error else "")
     return table
 

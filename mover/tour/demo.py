@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from mover import app
+from mover.app import nodes, stores
 from mover.cli.ordering import raise_failures
 from mover.cli.progress import watching
 from mover.cli.run import Session
@@ -40,7 +40,7 @@ class _Tour:
 
     session: Session
     lab: Lab
-    executor: app.Executor
+    executor: nodes.Executor
     folder: Path
     clock: Clock
     reports: list[Mapping[str, Any]] = field(default_factory=list)
@@ -83,12 +83,12 @@ async def _in_folder(session: Session, folder: Path, clock: Clock) -> None:
         settings = load(file, flags={"node.check_guard": False})
         facts = lab.describe()
         console.remark(f"   {lab.element_url}; {facts['devices']}; {facts['disks']}")
-        async with app.store(settings, clock, create=True) as store:
+        async with stores.store(settings, clock, create=True) as store:
             passphrase = settings.repository.passphrase.get_secret_value()
             repository_id = await Repository.init(store, passphrase=passphrase, clock=clock)
         console.remark(f"   repository {repository_id[:8]}, encrypted, in {settings.repository.url}")
         with watching(console.err, quiet=console.as_json) as progress:
-            async with app.executor(settings, progress=progress, clock=clock) as executor:
+            async with nodes.executor(settings, progress=progress, clock=clock) as executor:
                 tour = _Tour(session, lab, executor, folder, clock)
                 await _play(tour)
     _close(tour, file, clock.monotonic() - began)

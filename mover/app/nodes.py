@@ -1,7 +1,4 @@
-"""Assembly: settings become the concrete parts of one node. The only module that names them.
-
-Each function is a context: what it opens it closes, in reverse order, also on errors.
-"""
+"""A whole node: what runs jobs, what only reads, what only looks."""
 
 from __future__ import annotations
 
@@ -11,20 +8,17 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from mover.app.prisms import inspect_guard, prism, proxy_of
+from mover.app.stores import make_budget, repository, store
 from mover.catalog.ledger import Ledger
 from mover.clock import Clock, SystemClock
 from mover.config import Settings
 from mover.device import guard
 from mover.device.locate import Locator
-from mover.device.smbios import own_identity
-from mover.errors import ConfigError
-from mover.hypervisor.nutanix.ahv import Ahv, connect
-from mover.hypervisor.protocol import Hypervisor
 from mover.jobs.book import JobBook
 from mover.jobs.engine import Engine
 from mover.jobs.lock import executor_lock
 from mover.jobs.steps import Operation, Steps, Values
-from mover.model.machine import Vm
 from mover.operations.backup import backup_vm
 from mover.operations.names import install_id
 from mover.operations.node import Lanes, Node, ReadingNode
@@ -32,90 +26,14 @@ from mover.operations.preflight import PreflightPorts
 from mover.operations.progress import ProgressSink, ignore_progress
 from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
 from mover.operations.restore import restore_disk_into, restore_vm
-from mover.pipeline.flow import Budget
 from mover.pipeline.workers import Workers
-from mover.repository.repository import Repository
 from mover.storage.probe import probe
-from mover.storage.protocol import Store
-from mover.storage.stack import open_store
 
 OPERATIONS: Mapping[str, Callable[[Node, Mapping[str, Any], Steps], Awaitable[Values]]] = {
     BACKUP: backup_vm,
     RESTORE: restore_vm,
     RESTORE_DISK: restore_disk_into,
 }
-
-
-@asynccontextmanager
-async def prism(settings: Settings, clock: Clock) -> AsyncIterator[Ahv]:
-    """A logged-in Prism. Raises ConfigError where settings are missing."""
-    for name in ("url", "username"):
-        if not getattr(settings.prism, name):
-            raise ConfigError(
-                f"prism.{name} is not set", remedy=f"Write it to mover.yaml, or set MOVER_PRISM__{name.upper()}."
-            )
-    hypervisor = await connect(settings.prism, clock=clock, state_dir=settings.state_dir)
-    try:
-        yield hypervisor
-    finally:
-        await hypervisor.close()
-
-
-@asynccontextmanager
-async def store(settings: Settings, clock: Clock, *, create: bool = False) -> AsyncIterator[Store]:
-    """The repository's store, whether it holds a repository or not."""
-    if not settings.repository.url:
-        raise ConfigError(
-            "repository.url is not set",
-            remedy="Write a folder or s3://bucket/prefix to mover.yaml, or use --repository.",
-        )
-    opened = await open_store(settings.repository.url, settings.repository.store, clock=clock, create=create)
-    try:
-        yield opened
-    finally:
-        await opened.close()
-
-
-@asynccontextmanager
-async def repository(settings: Settings, clock: Clock, budget: Budget | None = None) -> AsyncIterator[Repository]:
-    """The repository, opened with the passphrase of the settings; packs are paid from the budget."""
-    wanted = settings.repository
-    budget = budget or make_budget(settings)
-    async with store(settings, clock) as opened:
-        found = await Repository.open(
-            opened,
-            passphrase=wanted.passphrase.get_secret_value() or None,
-            cache_dir=wanted.cache_dir or settings.state_dir / "cache",
-            clock=clock,
-            pack_bytes=wanted.pack_size,
-            uploads=wanted.uploads,
-            paranoid=wanted.paranoid,
-            level=settings.data.level,
-            heartbeat_s=wanted.heartbeat,
-            reserve=budget.reserve_pack,
-            release=budget.release_pack,
-        )
-        try:
-            yield found
-        finally:
-            await found.close()
-
-
-def make_budget(settings: Settings) -> Budget:
-    """The bound of memory of this process."""
-    return Budget(settings.data.budget)
-
-
-async def proxy_of(hypervisor: Hypervisor, settings: Settings) -> Vm:
-    """Our own VM: by the setting, else by SMBIOS UUID and MAC addresses. Raises ProxyUnfit."""
-    own = own_identity(settings.node.device_root, proxy_uuid=settings.node.proxy_uuid)
-    return await hypervisor.find_proxy(own.smbios_uuid, own.mac_addresses)
-
-
-def inspect_guard(settings: Settings) -> list[guard.GuardFinding]:
-    """What on this node would touch an attached disk."""
-    root = settings.node.device_root
-    return guard.inspect_node(root, guard.runner(root))
 
 
 @asynccontextmanager

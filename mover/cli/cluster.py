@@ -1,0 +1,52 @@
+"""``inventory`` and ``orphans``: what is on the cluster, and what of it is ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from mover.app import nodes, prisms
+from mover.cli.run import Session
+from mover.cli.tables import orphans_table, places_table, vms_table
+from mover.clock import SystemClock
+from mover.errors import ConfigError, ProxyUnfit
+from mover.operations.clean import reconcile
+
+FAILED_EXIT = 3
+
+
+async def inventory(session: Session, *, full: bool) -> None:
+    """VMs, and with ``full`` the places they live in."""
+    async with prisms.prism(session.settings, SystemClock()) as hypervisor:
+        found = await hypervisor.inventory()
+        try:
+            proxy_uuid = (await prisms.proxy_of(hypervisor, session.settings)).uuid
+        except (ProxyUnfit, ConfigError) as error:
+            proxy_uuid = None
+            session.console.remark(f"note: {error.message}. {error.remedy}", "yellow")
+    shown: list[RenderableType] = [places_table(found), Text()] if full else []
+    session.console.answer(_plain(found), *shown, vms_table(found, proxy_uuid=proxy_uuid))
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON-able values; what is opaque (a VM's own spec) is left out."""
+    tree = dataclasses.asdict(value)
+    for vm in tree.get("vms", ()):
+        vm.pop("spec", None)
+    return tree
+
+
+async def orphans(session: Session, *, apply: bool) -> None:
+    """The plan of reconcile, or its doing; exit with 3 when something could not be done."""
+    async with nodes.looking_node(session.settings, apply=apply) as node:
+        done = [item.as_dict() for item in await reconcile(node, apply=apply)]
+    table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
+    session.console.answer({"applied": apply, "actions": done}, table)
+    if done and not apply:
+        session.console.remark("Do it with: mover orphans --apply")
+    if any(item["error"] for item in done):
+        raise typer.Exit(FAILED_EXIT)
