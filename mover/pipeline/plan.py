@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from random import Random
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mover.clock import Dice
 from mover.model.region import RegionKind, Regions
 
 Unlisted = Literal["zero", "unchanged", "read"]
@@ -53,7 +53,7 @@ class Audit:
     """How much is checked: blocks per class, or every block; the dice decide which."""
 
     blocks: int
-    dice: Random
+    dice: Dice
     is_full: bool = False
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from random import Random
 
-from mover.clock import stopwatch
+from mover.clock import Dice, stopwatch
 from mover.device.protocol import WritableDevice
 from mover.errors import DeviceRefused
 from mover.model.point import DiskImage
@@ -41,7 +40,7 @@ async def restore_disk(
     meter: Meter,
     skip_zero: bool,
     readback_blocks: int,
-    dice: Random,
+    dice: Dice,
 ) -> RestoreResult:
     """Write an image, or with target None open and verify all of it.
 
@@ -92,7 +91,7 @@ def _check(image: DiskImage, target: WritableDevice | None) -> None:
         )
 
 
-def _sample(image: DiskImage, blocks: int, dice: Random) -> dict[int, bytes]:
+def _sample(image: DiskImage, blocks: int, dice: Dice) -> dict[int, bytes]:
     """Block numbers to read back; their ids are filled in on the way."""
     chosen = dice.sample(range(image.block_count), min(blocks, image.block_count))
     return dict.fromkeys(sorted(chosen), b"")
