@@ -8,7 +8,6 @@ jobs without ending them: the next executor continues.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -124,7 +123,8 @@ class Engine:
             "system_database_url": f"sqlite:////{path.relative_to('/')}",
             "application_version": FORMAT_VERSION,
             "executor_id": node_name,
-            "log_level": "WARNING",
+            # Below it speaks of each task that a failing sibling ends, and of a service of its makers.
+            "log_level": "ERROR",
             "enable_otlp": False,
         }
         DBOS(config=config)
@@ -198,8 +198,7 @@ class Engine:
             await self._clock.sleep(_CANCEL_POLL_S)
 
     async def _stop(self, threads: ThreadPoolExecutor) -> None:
-        # Cancelled tasks record nothing, so the jobs stay to be continued. dbos warns of each: known.
-        logging.getLogger("dbos").setLevel(logging.ERROR)
+        # Cancelled tasks record nothing, so the jobs stay to be continued.
         tasks = [task for task, _ in self._running.values()]
         for task in tasks:
             task.cancel()

@@ -37,6 +37,7 @@ class _Intent(NamedTuple):
     job: str
     kind: Kind
     ordinal: int
+    is_own_vm: bool
 
 
 async def plug(
@@ -49,15 +50,17 @@ async def plug(
     source: CloneSource | EmptyDisk,
     slot: Slot | None = None,
     first: int | None = None,
+    is_own_vm: bool = False,
 ) -> tuple[Entry, Attachment]:
     """Attach to a free slot (or to exactly ``slot``) and note what was made.
 
     first: the lowest index to be chosen; by default the setting's, which is for the Proxy VM.
+    is_own_vm: this job made the VM and still owns it, so nobody else plugs disks there.
 
     Raises NoFreeSlot, SlotOccupied, and what ``Hypervisor.attach`` raises; whatever may have
     been made then stands in the ledger.
     """
-    intent = _Intent(job, kind, ordinal)
+    intent = _Intent(job, kind, ordinal, is_own_vm)
     async with node.lanes.lease(vm_uuid):
         for last in (False,) * (_ROUNDS - 1) + (True,):
             try:
@@ -82,6 +85,7 @@ async def _plug_once(
     slot = wanted or choose_slot(vm, source, node, taken, first=first)
     known = sorted(disk.vmdisk_uuid for disk in vm.disks if disk.vmdisk_uuid)
     facts = {"vm_uuid": vm_uuid, "slot": str(slot), "known": known, **_source_facts(source)}
+    facts["is_own_vm"] = intent.is_own_vm
     if isinstance(source, EmptyDisk):
         facts["is_told_by_slot"] = wanted is None and slot != min(free_slots(vm, first=0, taken=taken))
     entry = await node.ledger.intend(intent.kind, job=intent.job, ordinal=intent.ordinal, facts=facts)

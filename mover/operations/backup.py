@@ -25,7 +25,7 @@ from mover.operations.decide import Base, Wishes, decide, newest_base, newest_fu
 from mover.operations.freeze import Frozen, freeze
 from mover.operations.node import Node
 from mover.operations.progress import Progress
-from mover.operations.report import point_report, reasons_for_full
+from mover.operations.report import classes_of_full, point_report
 from mover.operations.request import BackupRequest
 from mover.operations.select import check_may_back_up, exclusions
 from mover.operations.values import dump, load
@@ -258,5 +258,5 @@ def _publish(point: RestorePoint, vm: Vm) -> None:
     VM_LAST_SUCCESS.labels(vm.name).set(point.created_at)
     VM_CONSISTENCY.labels(vm.name).set(point.consistency is Consistency.APPLICATION)
     VM_UNPROTECTED_VGS.labels(vm.name).set(len(vm.volume_groups()))
-    for reason in reasons_for_full(point.disks):
-        VM_FULL_REASON.labels(vm.name, reason).set(1)
+    for reason, holds in classes_of_full(point.disks).items():
+        VM_FULL_REASON.labels(vm.name, reason).set(holds)

@@ -47,7 +47,8 @@ class Done:
 async def look(node: Node, *, ended_job: str | None = None) -> Observed:
     """Gather what a plan needs. ended_job: count this job as over although it still runs."""
     active = await node.active_jobs() - {ended_job}
-    entries = [entry for entry in await node.ledger.entries() if entry.is_open or _may_linger(entry)]
+    written = await node.ledger.entries()
+    entries = [entry for entry in written if entry.is_open or _may_linger(entry)]
     named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.is_open and "vm_uuid" in entry.facts}
     made = {entry.identity for entry in entries if entry.is_open and entry.kind is Kind.VM and entry.identity}
     bases, points = await _bases(node)
@@ -56,6 +57,7 @@ async def look(node: Node, *, ended_job: str | None = None) -> Observed:
         install=node.install,
         repository_id=node.repository.id,
         entries=entries,
+        identities={entry.identity for entry in written if entry.identity},
         active_jobs=active,
         bases=bases,
         points=[point.id for point in points],
@@ -132,6 +134,7 @@ async def drop_entry(node: Node, entry: Entry) -> None:
         install=node.install,
         repository_id=node.repository.id,
         entries=[entry],
+        identities={line.identity for line in await node.ledger.entries(entry.job) if line.identity},
         active_jobs=(),
         bases=None,
         points=(),
@@ -167,6 +170,9 @@ async def _do(node: Node, action: Action) -> None:
         await node.hypervisor.extend_snapshot(action.identity, node.clock.now() + life)
         return
     if action.verb is Verb.DETACH:
+        if entry.identity is None:
+            # From now on this line means this disk, and never again what stands in its slot.
+            entry = await node.ledger.made(entry, action.identity)
         await detach(node, action.vm_uuid, action.identity)
     elif action.verb is Verb.DELETE_VM:
         await node.hypervisor.delete_vm(action.identity)

@@ -173,6 +173,7 @@ async def _recreate_empty(work: FillJob, plan: FillPlan, image: DiskImage) -> Va
         vm_uuid=plan.vm_uuid,
         source=EmptyDisk(plan.size_bytes, plan.container_uuid),
         slot=image.slot,
+        is_own_vm=True,
     )
     await work.node.ledger.note(entry, row=row)
     await work.node.ledger.given(entry)

@@ -64,6 +64,8 @@ class Observed:
     repository_id: str
     entries: Sequence[Entry]
     """Open ones, and those of snapshots that should be gone."""
+    identities: Collection[str]
+    """Of all lines of the ledger: a disk that one of them names is never what another one intended."""
     active_jobs: Collection[str]
     bases: Mapping[str, str] | None
     """Snapshot UUID → restore point, of the bases of committed points; None: the repository did not say."""
@@ -117,13 +119,16 @@ def _plan_disk(entry: Entry, seen: Observed) -> Iterator[Action]:
 def _plan_intended_disk(entry: Entry, vm: Vm, seen: Observed) -> Action:
     facts = entry.facts
     slot = Slot.parse(facts["slot"])
-    disk = next((disk for disk in vm.disks if disk.slot == slot and disk.vmdisk_uuid not in facts["known"]), None)
+    known = {*facts["known"], *seen.identities}
+    disk = next((disk for disk in vm.disks if disk.slot == slot and disk.vmdisk_uuid not in known), None)
     if disk is None or disk.kind is not DiskKind.DISK or disk.vmdisk_uuid is None:
         return _absent(entry, seen)
     if _is_clone_of(disk, entry):
         return _action(Verb.DETACH, entry, "our slot and our source: its job is over", disk.vmdisk_uuid)
     if not _is_like_empty(disk, entry):
         return _absent(entry, seen)
+    if facts.get("is_own_vm"):
+        return _action(Verb.DETACH, entry, "an empty disk in a VM that this job made", disk.vmdisk_uuid)
     if facts.get("is_told_by_slot") and seen.now - entry.intended_at < INTENT_LIFE_S:
         return _action(
             Verb.DETACH, entry, "an empty disk as we ordered it, where nobody else is given one", disk.vmdisk_uuid

@@ -63,6 +63,28 @@ def point_row(point: PointSummary) -> Values:
     }
 
 
-def reasons_for_full(images: Sequence[DiskImage]) -> list[str]:
-    """Why disks were read in full, each reason once."""
-    return sorted({image.reason for image in images if image.mode is ReadMode.FULL})
+FULL_REASONS = {
+    "asked for": "asked",
+    "no base": "first",
+    "last full": "due",
+    "the VM moved": "moved",
+    "the base snapshot": "base-gone",
+    "new disk": "new-disk",
+    "was excluded": "new-disk",
+    "the disk was replaced": "replaced",
+    "shrunk": "replaced",
+    "block size": "block-size",
+    "the list of": "invalid-list",
+}
+"""How a reason begins → its class: the label of a metric, of which there may be only few."""
+
+
+def classes_of_full(images: Sequence[DiskImage]) -> dict[str, bool]:
+    """Every class of reasons → whether a disk was read in full for it. "contradicted": the list of changes lied."""
+    found = {_class_of(image.reason) for image in images if image.mode is ReadMode.FULL}
+    return {name: name in found for name in sorted({*FULL_REASONS.values(), "contradicted"})}
+
+
+def _class_of(reason: str) -> str:
+    known = (name for begin, name in FULL_REASONS.items() if reason.startswith(begin))
+    return next(known, "contradicted")

@@ -23,7 +23,7 @@ from mover.errors import (
     UsageError,
 )
 from mover.hypervisor.protocol import ChangedRegions
-from mover.metrics import REGISTRY
+from mover.metrics import REGISTRY, VM_FULL_REASON
 from mover.model.machine import Consistency, Disk, DiskKind, Slot
 from mover.model.point import ReadMode
 from mover.model.region import Regions
@@ -45,6 +45,12 @@ async def w(tmp_path):
 
 def modes(report):
     return {row["disk"]: (row["mode"], row["reason"]) for row in report["disks"]}
+
+
+def full_reasons(vm):
+    """The reasons that the metric gives now."""
+    samples = [sample for metric in VM_FULL_REASON.collect() for sample in metric.samples]
+    return {s.labels["reason"] for s in samples if s.labels["vm"] == vm and s.value == 1}
 
 
 async def disk_bytes(w, report, slot):
@@ -147,7 +153,9 @@ async def test_a_base_that_expired_is_read_in_full(w):
     await w.backup(vm)
     w.hypervisor.state.snapshots.clear()
     w.clock.elapsed += 60
+    assert full_reasons("web") == {"first"}
     assert modes(await w.backup(vm))["scsi.0"] == ("full", "the base snapshot is gone")
+    assert full_reasons("web") == {"base-gone"}
     w.assert_only_base()
 
 

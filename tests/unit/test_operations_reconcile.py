@@ -63,6 +63,7 @@ def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=
             install=INSTALL,
             repository_id="repo",
             entries=entries,
+            identities={given.identity for given in entries if given.identity},
             active_jobs=active,
             bases={} if bases is None else bases,
             points=points,
@@ -99,7 +100,7 @@ def test_what_a_running_job_made_stays():
 
 def test_while_the_repository_does_not_answer_snapshots_stay():
     given = entry(Kind.SNAPSHOT, identity="s1")
-    seen = Observed(NOW, INSTALL, "repo", [given], (), None, (), (), Leftovers((snapshot("s1"),), (), ()), {}, 1e6)
+    seen = Observed(NOW, INSTALL, "repo", [given], (), (), None, (), (), Leftovers((snapshot("s1"),), (), ()), {}, 1e6)
     assert make_plan(seen) == []
 
 
@@ -165,6 +166,13 @@ def test_an_intended_attachment_is_ours_by_slot_and_source_only():
         assert plan(given, disks=[stranger], now=NOW + INTENT_LIFE_S) == [(Verb.CLOSE, "")]
 
 
+def test_a_disk_that_another_line_names_is_not_what_this_one_intended():
+    later = entry(Kind.ATTACHMENT, identity="new", state=State.GIVEN)
+    in_our_vm = entry(Kind.TEMPORARY_DISK, is_own_vm=True)
+    assert plan(entry(Kind.ATTACHMENT), later, disks=[disk(source_path="/snap/a")]) == [(Verb.WAIT, "")]
+    assert plan(in_our_vm, later, disks=[disk()]) == [(Verb.WAIT, "")]
+
+
 def test_a_clone_in_the_target_is_ours_by_the_disk_it_came_from():
     given = entry(Kind.ATTACHMENT, source_path=None, source_vmdisk="temp")
     assert plan(given, disks=[disk(source_vmdisk_uuid="temp")]) == [(Verb.DETACH, "new")]
@@ -176,6 +184,8 @@ def test_an_empty_disk_is_ours_only_where_nobody_else_is_given_one():
     assert plan(given, disks=[disk()]) == [(Verb.DETACH, "new")]
     assert plan(entry(Kind.TEMPORARY_DISK, is_told_by_slot=False), disks=[disk()]) == [(Verb.LIST, "new")]
     assert plan(given, disks=[disk()], now=NOW + INTENT_LIFE_S) == [(Verb.LIST, "new")]
+    in_our_vm = entry(Kind.TEMPORARY_DISK, is_told_by_slot=False, is_own_vm=True)
+    assert plan(in_our_vm, disks=[disk()], now=NOW + INTENT_LIFE_S) == [(Verb.DETACH, "new")]
     for stranger in (
         disk(size_bytes=2 * GIB),
         disk(container_uuid="another"),

@@ -24,6 +24,7 @@ from mover.errors import (
 from mover.metrics import REGISTRY
 from mover.model.machine import DiskKind, Slot
 from mover.operations.node import ReadingNode
+from mover.operations.reconcile import INTENT_LIFE_S
 from mover.operations.request import RestoreDiskRequest
 from mover.operations.restore import restore_disk_into
 from mover.operations.tofile import restore_to_file
@@ -251,3 +252,40 @@ async def test_a_target_slot_taken_at_the_last_moment(w, point):
     report = await into(w, point, "scsi.1", target)
     assert report["disks"][0]["slot"] == "scsi.2"
     w.assert_only_base()
+
+
+class Death(BaseException):
+    """As a kill: nothing is cleaned up, the job goes on later."""
+
+
+async def test_a_restore_that_died_anywhere_goes_on_with_fresh_disks(w, web):
+    point = (await w.backup(web, exclude=("scsi.1",)))["point"]
+    steps, nth = w.steps(), 0
+
+    async def die(call):
+        nonlocal nth
+        if call in ("attach", "create_vm", "detach", "finish_vm"):
+            nth += 1
+            if nth in deaths:
+                raise Death
+
+    w.hypervisor.on_done = die
+    deaths = set(range(1, 40, 2))
+    lives = 0
+    while True:
+        lives += 1
+        try:
+            report = await w.restore(point, "web2", steps=steps)
+            break
+        except Death:
+            continue
+    assert lives > 5
+    new = w.hypervisor.state.vms[report["vm_uuid"]]
+    assert w.hypervisor.bytes_of(new, "scsi.0") == w.hypervisor.bytes_of(web, "scsi.0")
+    assert w.hypervisor.bytes_of(new, "scsi.1") == bytes(TWO_DISKS[1])
+    assert len(new.disks) == 2
+    assert w.ours() == {"snapshots": 1, "attached": 0, "vms": 1}
+    w.clock.elapsed += INTENT_LIFE_S
+    await w.reconcile()
+    assert w.hypervisor.state.vms[new.uuid] == new
+    assert [entry.kind for entry in await w.node.ledger.open_entries()] == [Kind.SNAPSHOT]
