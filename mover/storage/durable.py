@@ -23,6 +23,8 @@ TEMPORARY = ".part-"
 _PARTS_A_CALL = 1024
 _UNCACHE_BYTES = MIB
 _RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+"""In place of a descriptor: paths are the process's own."""
 _NO_SUCH_CALL = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_LINKS = _NO_SUCH_CALL | {errno.EPERM}
 
@@ -121,22 +123,10 @@ def _rename_noreplace(temporary: str, path: str, *, root_fd: int) -> None:
 
 
 def make_folder(folder: str, *, root_fd: int) -> None:
-    """The folder and what is missing above it, each durable in its parent; never the root itself."""
-    if folder == "":
-        return
-    try:
-        _make_one(folder, root_fd=root_fd)
-    except FileNotFoundError:
-        if parent_of(folder) == "":
-            raise
-        make_folder(parent_of(folder), root_fd=root_fd)
-        _make_one(folder, root_fd=root_fd)
-    sync_folder(parent_of(folder), root_fd=root_fd)
-
-
-def _make_one(folder: str, *, root_fd: int) -> None:
+    """The folder, there and durable in its parent, which must be both already."""
     with suppress(FileExistsError):
         os.mkdir(folder, 0o750, dir_fd=root_fd)
+    sync_folder(parent_of(folder), root_fd=root_fd)
 
 
 def sync_folder(folder: str, *, root_fd: int) -> None:
@@ -156,8 +146,14 @@ def sweep(folder: str, older_than: float, *, root_fd: int) -> int:
     """Remove temporaries in ``folder`` last written before that Unix time; their number."""
     with opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY, root_fd=root_fd) as descriptor:
         left = [name for name in os.listdir(descriptor) if name.startswith(TEMPORARY)]
-        stale = [name for name in left if os.stat(name, dir_fd=descriptor).st_mtime < older_than]
-        return sum(remove(name, root_fd=descriptor) for name in stale)
+        return sum(_remove_older(name, older_than, root_fd=descriptor) for name in left)
+
+
+def _remove_older(name: str, older_than: float, *, root_fd: int) -> bool:
+    with suppress(FileNotFoundError):  # its writer lives, and was quicker
+        if os.stat(name, dir_fd=root_fd).st_mtime < older_than:
+            return remove(name, root_fd=root_fd)
+    return False
 
 
 def exists(path: str, *, root_fd: int) -> bool:
@@ -199,14 +195,16 @@ def parent_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def lineage(folder: str) -> list[str]:
+    """The folder and those above it, the uppermost first, the root itself left out."""
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
 def make_root(path: Path) -> None:
     """The store's own folder and what is missing above it, each durable in its parent."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         with suppress(FileExistsError):
             folder.mkdir(mode=0o750)
-        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync_folder(str(folder.parent), root_fd=_AT_FDCWD)

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mover.storage import durable
-from mover.storage.durable import Publish, opened, parent_of
+from mover.storage.durable import Publish, lineage, opened, parent_of
+from mover.storage.names import is_part
 from mover.storage.problems import folder_gone, object_exists, object_missing, object_short
 from mover.storage.protocol import ObjectInfo
 from mover.storage.threads import Abandon
@@ -31,11 +32,14 @@ class Folder:
         """OSError when the folder cannot be opened."""
         self.path = path
         self.publish = Publish.LINK
-        self._durable_folders = {""}
+        self._durable_folders: set[str] = set()
         self._root_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        os.close(self._root_fd)
+        """Idempotent."""
+        descriptor, self._root_fd = self._root_fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def create(self, name: str, parts: list[memoryview], abandon: Abandon) -> None:
         temporary = self._write_temporary(name, parts)
@@ -116,12 +120,20 @@ class Folder:
 
     def _write_temporary(self, name: str, parts: list[memoryview]) -> str:
         folder = parent_of(name)
-        if folder in self._durable_folders:
-            with suppress(FileNotFoundError):
-                return durable.write_temporary(folder, parts, root_fd=self._root_fd)
-        durable.make_folder(folder, root_fd=self._root_fd)
-        self._durable_folders.add(folder)
+        try:
+            self._make_durable(folder)
+            return durable.write_temporary(folder, parts, root_fd=self._root_fd)
+        except FileNotFoundError:  # a folder that we knew was removed under us
+            self._durable_folders.difference_update(lineage(folder))
+        self._make_durable(folder)
         return durable.write_temporary(folder, parts, root_fd=self._root_fd)
+
+    def _make_durable(self, folder: str) -> None:
+        """Also what others made: only who has synced a folder's parent knows that it will be there."""
+        for place in lineage(folder):
+            if place not in self._durable_folders:
+                durable.make_folder(place, root_fd=self._root_fd)
+                self._durable_folders.add(place)
 
     def _accept_same(self, name: str, parts: list[memoryview]) -> None:
         """Our own lost answer counts as success; other bytes are a conflict."""
@@ -132,14 +144,17 @@ class Folder:
             os.fsync(descriptor)
 
     def _visible(self, folder: str) -> Iterator[str]:
-        """Names of files and, with a ``/`` behind, of folders. None where there is no such folder."""
+        """Names of files and, with a ``/`` behind, of folders. None where there is no such folder.
+
+        What could be no object's (temporaries, lost+found) is left out.
+        """
         with (
             suppress(FileNotFoundError, NotADirectoryError),
             opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY, root_fd=self._root_fd) as descriptor,
             os.scandir(descriptor) as found,
         ):
             for entry in found:
-                if not entry.name.startswith("."):
+                if is_part(entry.name):
                     yield entry.name + "/" if entry.is_dir() else entry.name
 
     def _folders(self, folder: str) -> Iterator[str]:

@@ -6,7 +6,8 @@ import re
 
 from mover.storage.protocol import Bytes
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_NAME = re.compile(rf"{_PART.pattern}(/{_PART.pattern})*")
 _PREFIX = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*([A-Za-z0-9_-][A-Za-z0-9._-]*)?")
 
 
@@ -22,6 +23,11 @@ def check_prefix(prefix: str) -> str:
     if _PREFIX.fullmatch(prefix) is None:
         raise ValueError(f"{prefix!r} is not the beginning of a name")
     return prefix
+
+
+def is_part(text: str) -> bool:
+    """Whether it can stand between two slashes of a name."""
+    return _PART.fullmatch(text) is not None
 
 
 def octets(part: Bytes) -> memoryview:

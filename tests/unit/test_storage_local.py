@@ -75,8 +75,7 @@ async def test_new_folders_are_durable_before_what_is_in_them(
 ) -> None:
     calls = Calls(monkeypatch, store.path)
     await store.create("points/vm/p1", [b"x"])
-    assert calls.made[:7] == [
-        "mkdir points/vm",
+    assert calls.made[:6] == [
         "mkdir points",
         "fsync .",
         "mkdir points/vm",
@@ -95,6 +94,19 @@ async def test_a_folder_made_by_a_stranger_is_synced_once(store: LocalStore, mon
     calls.made.clear()
     await store.create("index/2", [b"x"])
     assert "fsync ." not in calls.made
+
+
+async def test_a_folder_that_another_writer_has_just_made_is_synced_with_all_above_it(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He may be killed between his mkdir and his fsync: our put must not go down with his folder."""
+    (store.path / "packs").mkdir()
+    calls = Calls(monkeypatch, store.path)
+    await store.create("packs/0a/x", [b"x"])
+    assert calls.made[:4] == ["mkdir packs", "fsync .", "mkdir packs/0a", "fsync packs"]
+    calls.made.clear()
+    await store.create("packs/0b/y", [b"y"])
+    assert calls.made[:3] == ["mkdir packs/0b", "fsync packs", "writev temporary"]
 
 
 async def test_deletes_and_heartbeats_are_durable_too(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +197,17 @@ def test_rename_noreplace_is_the_kernels_own(tmp_path: Path) -> None:
     assert files(tmp_path) == ["b", "c"]
 
 
+def test_the_stores_own_folder_is_made_where_folders_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "not here")
+
+    monkeypatch.setattr(os, "fsync", refused)
+    durable.make_root(tmp_path / "a/b")
+    assert (tmp_path / "a/b").is_dir()
+
+
 async def test_a_folder_that_vanishes_is_unreachable_never_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     folder.mkdir()
@@ -258,6 +281,34 @@ async def test_leftovers_of_dead_writers_are_unseen_and_swept_when_old(store: Lo
     assert files(store.path) == [".swept", f"packs/0a/{TEMPORARY}100", "packs/0a/x"]
     assert await store.sweep_stale(now + 3600) == 0
     assert await store.sweep_stale(now + 90_000) == 1
+
+
+async def test_a_leftover_that_goes_while_it_is_swept_stops_no_sweep(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Living writers publish and remove theirs all the time."""
+    for name in ("a", "b", "c"):
+        (store.path / f"{TEMPORARY}{name}").write_bytes(b"half")
+        os.utime(store.path / f"{TEMPORARY}{name}", (0, 0))
+    look = os.listdir
+
+    def and_gone(place: Any) -> list[str]:
+        found = look(place)
+        (store.path / f"{TEMPORARY}a").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(os, "listdir", and_gone)
+    assert await store.sweep_stale(90_000) == 2
+
+
+async def test_what_is_no_object_of_ours_is_neither_listed_nor_entered(store: LocalStore) -> None:
+    """A file system's own lost+found, which only root may enter, and what people drop beside."""
+    await store.create("packs/0a/x", [b"x"])
+    for strange in ("lost+found", "packs/my notes", "packs/0a/ä"):
+        (store.path / strange).mkdir()
+        (store.path / strange / "inner").write_bytes(b"")
+    (store.path / "packs/read me.txt").write_bytes(b"")
+    assert [info.name async for info in store.list("")] == ["packs/0a/x"]
 
 
 async def test_large_folders_are_listed_in_pages_and_in_order(
@@ -352,6 +403,9 @@ async def test_close_lets_the_folder_go(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     await store.create("a", [b"x"])
     await store.close()
+    with (tmp_path / "another").open("wb") as other:
+        await store.close()
+        other.write(b"the number of our descriptor is his now")
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
