@@ -139,7 +139,7 @@ def _change(image: Path, size_bytes: int, dice: random.Random) -> list[tuple[int
     taken: list[tuple[int, int]] = []
     with image.open("r+b") as disk:
         while changed < wanted:
-            length = int(64 * KIB * 16 ** dice.random()) // ALIGN * ALIGN
+            length = dice.randrange(64 * KIB, MIB + 1, ALIGN)
             offset = dice.randrange(0, size_bytes - length, ALIGN)
             if dice.random() < 0.85:
                 offset = _next_data(disk.fileno(), offset)
