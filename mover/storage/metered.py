@@ -54,15 +54,9 @@ class MeteredStore:
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Counted once a listing; not timed, since its reader's time lies between the pages."""
-        outcome = "ok"
-        try:
+        with _counted("list"):
             async for info in self._store.list(prefix):
                 yield info
-        except MoverError as error:
-            outcome = error.code
-            raise
-        finally:
-            STORE_REQUESTS.labels("list", outcome).inc()
 
     async def delete(self, name: str) -> None:
         with _measured("delete"):
@@ -77,7 +71,17 @@ class MeteredStore:
 
 @contextmanager
 def _measured(verb: str) -> Iterator[None]:
-    started, outcome = stopwatch(), "error"
+    started = stopwatch()
+    with _counted(verb):
+        try:
+            yield
+        finally:
+            STORE_SECONDS.labels(verb).observe(stopwatch() - started)
+
+
+@contextmanager
+def _counted(verb: str) -> Iterator[None]:
+    outcome = "error"
     try:
         yield
         outcome = "ok"
@@ -87,9 +91,11 @@ def _measured(verb: str) -> Iterator[None]:
     except asyncio.CancelledError:
         outcome = "cancelled"
         raise
+    except GeneratorExit:  # the reader of a listing has seen enough
+        outcome = "ok"
+        raise
     finally:
         STORE_REQUESTS.labels(verb, outcome).inc()
-        STORE_SECONDS.labels(verb).observe(stopwatch() - started)
 
 
 def _count_written(parts: Sequence[Bytes]) -> None:

@@ -19,7 +19,7 @@ from obstore.store import S3Store
 from mover.clock import Clock
 from mover.errors import StorageError, StoreUnreachable
 from mover.storage.names import check_name, check_prefix, octets
-from mover.storage.problems import object_exists, object_missing, object_short
+from mover.storage.problems import object_exists, object_missing, object_short, out_of_order
 from mover.storage.protocol import Bytes, ObjectInfo, StoreTraits
 from mover.storage.refusals import bucket_missing, is_create_only_unknown, is_out_of_range, missing_bucket, refusal
 from mover.units import MIB
@@ -101,6 +101,7 @@ class ObjectStore:
         start = folder + slash + stem[:-1] if stem else None
         stream = obstore.list(self._client, folder + slash or None, offset=start, chunk_size=_PAGE)
         pages = aiter(stream)
+        last = ""
         while True:
             try:
                 page = await self._answer(f"Listing {prefix or 'the store'}", anext(pages))
@@ -111,6 +112,9 @@ class ObjectStore:
                 return
             for meta in page:
                 name = meta["path"][len(self._prefix) :]
+                if name < last:
+                    raise out_of_order(name, last, self._place)
+                last = name
                 if name.startswith(prefix):
                     yield ObjectInfo(name, meta["size"], meta["last_modified"].timestamp())
                 elif name > prefix:

@@ -98,3 +98,12 @@ def object_short(name: str, *, wanted_end: int, found_end: int) -> StorageError:
         wanted_end=wanted_end,
         found_end=found_end,
     )
+
+
+def out_of_order(name: str, before: str, store: str) -> StorageError:
+    """A listing came in another order than by name: who continues one would leave objects out."""
+    return StorageError(
+        f"{store} lists {name} after {before}: not in the order of names",
+        remedy="Give the repository a prefix of its own; if it has one, choose a store that lists in order.",
+        object=name,
+    )

@@ -64,6 +64,13 @@ for kill_at in itertools.count(1):
 """
 
 
+def killed(root: Path, verb: str, without: str) -> list[Path]:
+    """The folders of writers killed ever later; the last one lived."""
+    command = [sys.executable, "-c", _WRITERS, str(root), verb, without, f"seed of {verb} {without}"]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    return sorted(root.iterdir(), key=lambda folder: int(folder.name))
+
+
 async def left(folder: Path) -> bytes | None:
     """The object that a killed writer left, read as the next process reads it; None for none."""
     store = LocalStore(folder)
@@ -91,9 +98,7 @@ async def written_again(folder: Path, verb: str) -> bytes:
     ids=["link", "rename-without-replace", "look-then-rename", "replace"],
 )
 async def test_a_writer_killed_at_any_call_leaves_nothing_or_all(tmp_path: Path, verb: str, without: str) -> None:
-    command = [sys.executable, "-c", _WRITERS, str(tmp_path), verb, without, f"seed of {verb} {without}"]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
-    folders = sorted(tmp_path.iterdir(), key=lambda folder: int(folder.name))
+    folders = killed(tmp_path, verb, without)
     found = [await left(folder) for folder in folders]
     before = OLD if verb == "replace" else None
     turn = found.index(NEW)

@@ -206,6 +206,16 @@ async def test_a_listing_of_many_pages_is_whole_and_ordered(seaweed: Seaweed) ->
     )
 
 
+async def test_a_listing_out_of_order_is_an_error_not_a_hole(seaweed: Seaweed) -> None:
+    """SeaweedFS lists b/x before b-c. The repository has no such names; were there any, none may go unseen."""
+    store = await open_store(place(), seaweed.options(), clock=FakeClock())
+    for name in ("b/x", "b-c"):
+        await store.create(name, [b"x"])
+    with pytest.raises(StorageError, match="b-c after b/x") as error:
+        _ = [info.name async for info in store.list("")]
+    assert not error.value.retryable
+
+
 class TestCareless:
     async def test_a_store_known_as_careless_looks_before_it_puts(self, seaweed: Seaweed) -> None:
         store = await open_store(place(), seaweed.options(create_only="false"), clock=FakeClock())

@@ -183,6 +183,33 @@ class TestCounters:
             await store.info("a")
         assert self._value("mover_store_requests_total", verb="info", outcome="cancelled") == before + 1
 
+    async def test_a_listing_is_counted_by_how_it_ended(self) -> None:
+        def counts() -> dict[str, float]:
+            outcomes = ("ok", "cancelled", "storage.unreachable", "error")
+            return {each: self._value("mover_store_requests_total", verb="list", outcome=each) for each in outcomes}
+
+        faulty = FaultyStore(MemoryStore())
+        metered = MeteredStore(faulty)
+        for name in ("a", "b"):
+            await faulty.create(name, [b"x"])
+        before = counts()
+        async for _ in metered.list(""):
+            break  # seen enough: no failure
+        _ = [info async for info in metered.list("")]
+        faulty.fail(1, How.HANG)
+        with pytest.raises(StoreUnreachable):
+            _ = [info async for info in LimitedStore(metered, Limits(timeout_s=0.01)).list("")]
+        faulty.fail(1, How.ERROR)
+        with pytest.raises(StoreUnreachable):
+            _ = [info async for info in metered.list("")]
+        await asyncio.sleep(0)  # the listing that was left early is closed by the loop
+        assert {each: count - before[each] for each, count in counts().items()} == {
+            "ok": 2,
+            "cancelled": 1,
+            "storage.unreachable": 1,
+            "error": 0,
+        }
+
 
 async def test_the_whole_stack_hangs_once_and_goes_on() -> None:
     faulty = FaultyStore(MemoryStore())
