@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from mover.errors import TargetExists, UsageError
 
 _PARTIAL = ".partial"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_SUCH_CALL = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 def open_file_source(path: Path) -> DirectDevice:
@@ -105,9 +107,11 @@ class FileTarget:
 
     def close(self) -> None:
         """Idempotent. What was not committed is taken away."""
-        if not self._is_committed:
-            self._partial.unlink(missing_ok=True)
-        self._device.close()
+        try:
+            if not self._is_committed:
+                self._partial.unlink(missing_ok=True)
+        finally:
+            self._device.close()
 
 
 def _check_free(path: Path) -> None:
@@ -121,11 +125,13 @@ def _exists(path: Path) -> TargetExists:
 
 def _sweep(path: Path) -> None:
     """Remove what killed restores to this name left. The names go, never the bytes of an inode."""
+    ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(_PARTIAL)}")
     for name in os.listdir(path.parent):
-        if not (name.startswith(f"{path.name}.") and name.endswith(_PARTIAL)):
+        if ours.fullmatch(name) is None:
             continue
         stale = path.parent / name
-        with suppress(FileNotFoundError), open(stale, "rb") as file:
+        # For writing, since NFS locks exclusively for writers only.
+        with suppress(FileNotFoundError), open(stale, "r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -157,16 +163,22 @@ def _publish(partial: Path, path: Path) -> None:
     """Give the file its name, create-only, durably. Raises FileExistsError, OSError."""
     try:
         os.link(partial, path)
-        partial.unlink()
+    except FileExistsError:
+        if not os.path.samefile(partial, path):  # else a file server that was asked twice answered the second
+            raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
         # No hard links here (FAT, some FUSE): claim the name, then replace the claim.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         partial.replace(path)
+    partial.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_CALL:  # SMB and some FUSE keep names in their own way
+            raise
     finally:
         os.close(folder)
 

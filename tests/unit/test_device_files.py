@@ -8,12 +8,13 @@ import subprocess
 import sys
 from mmap import mmap
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mover.device import files
+from mover.device import files, ioctl
 from mover.device.files import FileTarget, open_file_source
 from mover.errors import TargetExists, UsageError
 
@@ -110,10 +111,72 @@ def test_what_a_kill_leaves_is_unmistakable_and_swept_by_the_next_restore(tmp_pa
     [left] = names(tmp_path)
     assert left.startswith("x.raw.")
     assert left.endswith(".partial")
-    (tmp_path / "x.raw.notes").write_text("mine")
+    mine = ["x.raw.notes", "x.raw.important.partial", "x.raw.old.0123abcd.partial", "x.raw.0123ABCD.partial"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     with FileTarget.create(path, SIZE) as target:
         target.commit()
-    assert names(tmp_path) == ["x.raw", "x.raw.notes"]
+    assert names(tmp_path) == sorted(["x.raw", *mine])
+
+
+def test_a_restore_to_a_longer_name_is_not_in_the_way(tmp_path: Path):
+    with FileTarget.create(tmp_path / "web01.raw", SIZE) as other:
+        with FileTarget.create(tmp_path / "web01", SIZE) as target:
+            target.commit()
+        other.commit()
+    assert names(tmp_path) == ["web01", "web01.raw"]
+
+
+def test_leftovers_are_locked_in_the_way_that_file_servers_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """NFS makes record locks of flock: an exclusive one needs a descriptor that may write."""
+    lock = files.fcntl.flock
+
+    def nfs(file: int | IO[bytes], how: int) -> None:
+        number = file if isinstance(file, int) else file.fileno()
+        if ioctl.status_flags(number) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(number, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", nfs)
+    (tmp_path / "x.raw.0123abcd.partial").write_bytes(b"left")
+    with FileTarget.create(tmp_path / "x.raw", SIZE) as target:
+        target.commit()
+    assert names(tmp_path) == ["x.raw"]
+
+
+def test_a_partial_file_that_cannot_be_removed_keeps_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "no")
+
+    before = set(os.listdir("/proc/self/fd"))
+    target = FileTarget.create(tmp_path / "x.raw", SIZE)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(OSError, match="no"):
+        target.close()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_link_that_a_file_server_made_twice_is_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    link = os.link
+
+    def twice(old: Path, new: Path) -> None:
+        link(old, new)
+        link(old, new)
+
+    monkeypatch.setattr(files.os, "link", twice)
+    with FileTarget.create(tmp_path / "x.raw", SIZE) as target:
+        target.commit()
+    assert names(tmp_path) == ["x.raw"]
+
+
+def test_a_file_system_that_cannot_sync_folders_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(fd: int) -> None:
+        raise OSError(errno.EINVAL, "not for folders")
+
+    monkeypatch.setattr(files.os, "fsync", refused)
+    with FileTarget.create(tmp_path / "x.raw", SIZE) as target:
+        target.commit()
+    assert names(tmp_path) == ["x.raw"]
 
 
 def test_a_finished_file_survives_a_kill_before_its_second_name_went(tmp_path: Path):
