@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill.driver import SLOTS
+from tests.kill.driver import EMPTY, SLOTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def base(tmp_path_factory):
         state.data[disk.vmdisk_uuid][5000:5010] = b"0123456789"
     state.calls.clear()
     (folder / "world.pickle").write_bytes(pickle.dumps(state))
-    now = {str(disk.slot): digest(state.data[disk.vmdisk_uuid]) for disk in web.disks}
+    now = {str(d.slot): digest(state.data[d.vmdisk_uuid]) for d in web.disks if str(d.slot) != EMPTY}
     yield Base(folder, point, then, now, driver)
     driver.close()
 
@@ -116,8 +116,9 @@ def check(base: Base, folder: Path, job: str) -> None:
     else:
         assert outcome["ours"] == {"snapshots": 1, "attached": 0, "vms": 1}
         vm = state.vms[outcome["result"]["vm_uuid"]]
-        held = {str(disk.slot): digest(state.data[disk.vmdisk_uuid]) for disk in vm.disks}
-        assert held == base.then
+        held = {str(disk.slot): state.data[disk.vmdisk_uuid] for disk in vm.disks}
+        assert not any(held.pop(EMPTY))
+        assert {slot: digest(data) for slot, data in held.items()} == base.then
         assert set(held) == set(SLOTS)
         assert vm.is_on
     assert outcome["ours_later"] == outcome["ours"]
