@@ -254,8 +254,19 @@ async def test_success_with_another_source_in_the_slot_is_no_success(proxy, tmp_
         return 201, {"task_uuid": "t"}
 
     proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = steal
-    with pytest.raises(SlotOccupied):
+    with pytest.raises(EffectUnknown, match="theirs"):
         await attach(proxy, tmp_path)
+    assert len(proxy.attaches) == 1
+
+
+async def test_a_disk_of_another_size_than_ordered_is_not_forgotten(proxy, tmp_path):
+    def rounded(_match, _call):
+        proxy.entries.append(entry(5, "ours", size=8 * MIB))
+        return 201, {"task_uuid": "t"}
+
+    proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = rounded
+    with pytest.raises(EffectUnknown, match="ours"):
+        await attach(proxy, tmp_path, EmptyDisk(size_bytes=7 * MIB, container_uuid=CONTAINER))
 
 
 async def test_success_that_never_shows_is_unknown(proxy, tmp_path):

@@ -183,3 +183,48 @@ async def test_an_absurdly_long_answer_is_cut_off(prism, tmp_path, monkeypatch):
     prism.script("things", answers(200, {"pad": "x" * 1000}))
     async with session_with(prism, tmp_path) as session:
         assert await session.get("v3", "things/1") == {"thing": "1"}
+
+
+@pytest.mark.parametrize("reply", [html(404), html(200), html(403), answers(302, {}, Location="https://elsewhere/")])
+async def test_an_address_that_speaks_no_json_is_given_up_soon(prism, tmp_path, reply):
+    prism.script("users/me", *[reply] * 100)
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(UnsupportedEndpoint) as caught:
+            await session.get("v3", "things/1")
+        assert session.clock.monotonic() < 5
+    assert "prism.url" in caught.value.remedy
+
+
+async def test_a_gateway_that_restarts_at_the_first_contact_is_borne(prism, tmp_path):
+    prism.script("users/me", *[html(502)] * 8)
+    async with session_with(prism, tmp_path) as session:
+        assert await session.get("v3", "things/1") == {"thing": "1"}
+
+
+@pytest.mark.parametrize("status", [400, 409, 422])
+async def test_what_exists_already_is_a_conflict_whatever_the_status(prism, tmp_path, status):
+    prism.script("attach", answers(status, error(status, "ENTITY_ALREADY_EXISTS")))
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(Conflict):
+            await session.post("v2", "attach", {})
+
+
+async def test_v2_may_say_with_a_500_that_something_does_not_exist(prism, tmp_path):
+    prism.script("things", answers(500, {"message": "VM 0F-1 does not exist", "error_code": {"code": 1202}}))
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(NotFound, match="1202"):
+            await session.get("v2", "things/0f-1")
+    assert len(prism.sent("things")) == 1
+
+
+async def test_a_500_that_misses_something_else_does_not_make_a_vm_vanish(prism, tmp_path):
+    prism.script("things", answers(500, {"message": "host 7 not found", "error_code": {"code": 7}}))
+    async with session_with(prism, tmp_path) as session:
+        assert await session.get("v3", "things/0f-1") == {"thing": "0f-1"}
+
+
+async def test_a_500_to_a_change_without_a_key_is_no_refusal_whatever_it_says(prism, tmp_path):
+    prism.script("attach", answers(500, {"message": "file does not exist", "error_code": {"code": 3}}))
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(EffectUnknown):
+            await session.post("v2", "attach", {}, repeat=Repeat.NEVER)

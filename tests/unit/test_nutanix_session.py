@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from mover.clock import FakeClock
-from mover.errors import CertificateRejected, ConfigError, HypervisorUnreachable, LoginRefused
+from mover.errors import CertificateRejected, ConfigError, HypervisorUnreachable, LoginRefused, RightsMissing
 from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.breaker import Breaker
 from mover.hypervisor.nutanix.session import Repeat, Session
@@ -246,3 +246,43 @@ async def test_a_change_without_a_key_never_travels_on_an_idle_connection(prism,
             await session.post("v3", "things/1", {}, repeat=repeat)
     assert ports[0] == ports[1]
     assert len(set(ports)) == 3
+
+
+async def test_a_wrong_password_is_sent_once_even_where_nothing_can_be_written(prism, tmp_path):
+    (tmp_path / "breakers").write_text("in the way: the folder cannot be made")
+    prism.password = "changed"
+    async with session_with(prism, tmp_path) as session:
+        for _ in range(3):
+            with pytest.raises(LoginRefused, match="not tried again"):
+                await session.get("v3", "things/1")
+    assert len([call for call in prism.calls if call.basic]) == 1
+
+
+async def test_a_right_password_needs_no_folder_for_the_breaker(prism, tmp_path):
+    (tmp_path / "breakers").write_text("in the way")
+    async with session_with(prism, tmp_path) as session:
+        assert await session.get("v3", "things/1") == {"thing": "1"}
+
+
+async def test_a_401_right_after_an_accepted_log_in_does_not_condemn_the_password(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+        prism.script("things", answers(401), answers(401))
+        with pytest.raises(RightsMissing, match="401"):
+            await session.get("v3", "things/1")
+        assert await session.get("v3", "things/1") == {"thing": "1"}
+    assert not (tmp_path / "breakers").exists()
+
+
+async def test_a_log_in_that_is_forbidden_speaks_of_the_account(prism, tmp_path):
+    prism.script("users/me", answers(403, tinyprism.error(403, "ACCESS_DENIED", "The account is locked.")))
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(LoginRefused, match="locked") as caught:
+            await session.get("v3", "things/1")
+    assert "unlock" in caught.value.remedy
+    assert len(prism.calls) == 1
+
+
+async def test_logging_in_asks_who_we_are_once(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+        assert await session.log_in() == {"status": {"name": "admin"}}
+    assert len(prism.sent("users/me")) == 1

@@ -21,6 +21,10 @@ from mover.hypervisor.nutanix.reading import items, members, number, text
 
 _PASSING = {408: "timeout", 429: "429", 500: "500", 502: "gateway", 503: "503", 504: "gateway"}
 _TEXT_LIMIT = 400
+# Builds differ in the status of these (400, 409, 422).
+_CONFLICTS = ("CONCURRENT_REQUESTS_NOT_ALLOWED", "ENTITY_ALREADY_EXISTS")
+_GATEWAY = (408, 502, 503, 504)
+_SAYS_MISSING = ("not found", "not exist", "no such", "enoent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +54,32 @@ def effective_status(answer: Answer) -> int:
         return code if code >= 400 else 500
     if answer.status >= 400 and reason_of(answer.body) == "TOO_MANY_REQUESTS":
         return 429
-    if answer.status >= 400 and reason_of(answer.body) == "CONCURRENT_REQUESTS_NOT_ALLOWED":
+    if answer.status >= 400 and reason_of(answer.body) in _CONFLICTS:
         return 409
     return answer.status
 
 
 def passing_trouble(answer: Answer) -> str | None:
     """Why a repetition may help (a bounded label for metrics), or None."""
-    if not answer.is_json:
+    if not answer.is_json and answer.status not in _GATEWAY:
         return "html"
     status = effective_status(answer)
     if 300 <= status < 400:
         return "redirect"
     return _PASSING.get(status)
+
+
+def says_missing(said: str) -> bool:
+    """These words of Prism's speak of something that does not exist."""
+    return any(words in said.lower() for words in _SAYS_MISSING)
+
+
+def is_missing_by_500(answer: Answer, path: str) -> bool:
+    """v2 may answer 500 for a VM that is gone: it must name the very thing of the path."""
+    if answer.status != 500 or not members(answer.body, "error_code"):
+        return False
+    said, asked = message_of(answer.body), path.strip("/").rpartition("/")[2]
+    return says_missing(said) and asked.lower() in said.lower()
 
 
 def trouble(answer: Answer, *, what: str, host: str) -> HypervisorError:

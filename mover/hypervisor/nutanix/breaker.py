@@ -11,9 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mover import logs
 from mover.clock import Clock, iso, secret_bytes
 from mover.errors import LoginRefused
 from mover.hypervisor.nutanix.address import PrismAddress
+
+log = logs.get(__name__)
 
 _SALT_BYTES = 16
 # Slow on purpose: the file must not become an oracle for the password. About 10 ms, only where a file exists.
@@ -27,9 +30,12 @@ class Breaker:
         name = hashlib.sha256(f"{address}\n{username}".encode()).hexdigest()[:24]
         self.path = state_dir / "breakers" / f"{name}.json"
         self._address, self._username, self._secret, self._clock = address, username, secret, clock
+        self._unwritten_since = ""
 
     def check(self) -> None:
         """Raise LoginRefused when this very secret was refused before; makes no call."""
+        if self._unwritten_since:
+            raise self.refusal(since=self._unwritten_since)
         record = self._read()
         if record is None:
             return
@@ -38,7 +44,10 @@ class Breaker:
             raise self.refusal(since=str(record.get("since", "")))
 
     def open(self) -> LoginRefused:
-        """Remember that the secret was refused; returns the error to raise."""
+        """Remember that the secret was refused; returns the error to raise.
+
+        Where it cannot be written, this object remembers it: a full disk must not lock an account.
+        """
         salt = secret_bytes(_SALT_BYTES)
         since = iso(self._clock.now())
         record = {
@@ -48,16 +57,19 @@ class Breaker:
             "salt": salt.hex(),
             "secret_hash": _hash(self._secret, salt).hex(),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps(record), "utf-8")
-        fresh.chmod(0o600)
-        fresh.replace(self.path)
+        try:
+            self._write(json.dumps(record))
+        except OSError as error:
+            self._unwritten_since = since
+            log.warning("prism.breaker-not-written", path=str(self.path), said=str(error))
         return self.refusal(since=since)
 
     def close(self) -> None:
         """The log-in worked: forget."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("prism.breaker-not-removed", path=str(self.path), said=str(error))
 
     def refusal(self, *, since: str) -> LoginRefused:
         return LoginRefused(
@@ -71,15 +83,22 @@ class Breaker:
             since=since,
         )
 
+    def _write(self, record: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(record, "utf-8")
+        fresh.chmod(0o600)
+        fresh.replace(self.path)
+
     def _read(self) -> dict[str, Any] | None:
         try:
             record = json.loads(self.path.read_text("utf-8"))
             bytes.fromhex(record["salt"])
             bytes.fromhex(record["secret_hash"])
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            # A torn file says nothing about the password: one more try is what it costs.
+        except (OSError, ValueError, KeyError, TypeError):
+            # A torn or unreadable file says nothing about the password: one more try is what it costs.
             return None
         return dict(record)
 

@@ -22,6 +22,7 @@ from mover.errors import (
     TaskFailed,
 )
 from mover.hypervisor.nutanix import v2
+from mover.hypervisor.nutanix.answers import says_missing
 from mover.hypervisor.nutanix.inventory import read_containers
 from mover.hypervisor.nutanix.session import Repeat, Session
 from mover.hypervisor.nutanix.tasks import wait_for_v2
@@ -138,7 +139,8 @@ class _Order:
                 disk = await self._there()
                 if disk is not None and disk.vmdisk_uuid and disk.vmdisk_uuid not in self.known:
                     if contradicts(disk, self.source):
-                        raise _occupied(self.vm_uuid, self.slot, disk)
+                        # Not SlotOccupied: that would say that nothing was made.
+                        raise self._unknown(f"is reported done, but the slot shows another disk ({disk.vmdisk_uuid})")
                     return as_attachment(self.vm_uuid, disk)
                 await self.session.clock.sleep(_LOOK_PAUSE_S)
         raise self._unknown("is reported done, but the disk is not shown")
@@ -308,14 +310,11 @@ def _no_form(source: Source) -> RequestRefused:
     )
 
 
-_SAYS_MISSING = ("not found", "not exist", "no such", "does not exist", "enoent")
-
-
 def _classified(refusal: HypervisorError, source: Source) -> HypervisorError:
     """A refusal that speaks of something missing is the source's: the VM itself was read just before."""
     if isinstance(source, EmptyDisk) or isinstance(refusal, NotFound):
         return refusal
-    if not any(words in refusal.message.lower() for words in _SAYS_MISSING):
+    if not says_missing(refusal.message):
         return refusal
     return NotFound(
         f"The source {source.path or source.vmdisk_uuid} cannot be attached: {refusal.message}",

@@ -8,10 +8,10 @@ from mover.hypervisor.nutanix.wire import ExchangeFailed
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 15.0
 # A 500 is a bug of the other side more often than a passing trouble; an address where nobody
-# has ever answered is wrong more often than restarting.
+# has ever answered, or only with pages for browsers, is wrong more often than restarting.
 _TRIES_AT_500 = 3
 _TRIES_AT_FIRST_CONTACT = 3
-_NOBODY_THERE = {"dns", "connect", "tls"}
+_NOBODY_THERE = {"dns", "connect", "tls", "html", "redirect"}
 
 
 class Patience:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from pathlib import Path
@@ -18,9 +19,17 @@ from typing import Any
 from mover import logs
 from mover.clock import Clock
 from mover.config import PrismSettings
-from mover.errors import ConfigError, EffectUnknown, MoverError, UnsupportedEndpoint
+from mover.errors import ConfigError, EffectUnknown, LoginRefused, MoverError, RightsMissing, UnsupportedEndpoint
 from mover.hypervisor.nutanix.address import PrismAddress
-from mover.hypervisor.nutanix.answers import Answer, effective_status, passing_trouble, refusal, trouble
+from mover.hypervisor.nutanix.answers import (
+    Answer,
+    effective_status,
+    is_missing_by_500,
+    message_of,
+    passing_trouble,
+    refusal,
+    trouble,
+)
 from mover.hypervisor.nutanix.breaker import Breaker
 from mover.hypervisor.nutanix.patience import Patience
 from mover.hypervisor.nutanix.tls import trust_of
@@ -69,6 +78,7 @@ class Session:
         self._cookies: dict[str, str] = {}
         self._log_ins = 0
         self._is_in = False
+        self._me: Any = None
         self._not_before = 0.0
 
     async def get(self, api: str, path: str, *, query: Mapping[str, str] | None = None) -> Any:
@@ -132,16 +142,20 @@ class Session:
     async def _authorised(self, request: Request) -> Any:
         if not self._is_in:
             await self._log_in(after=self._log_ins)
+            if request.path == _ME:
+                return self._me
         seen, basic = self._log_ins, not self._cookies
         answer = await self._send(request, basic=basic)
         if answer.status == 401 and not basic:
             PRISM_RETRIES.labels("401").inc()
             await self._log_in(after=seen)
             answer = await self._send(request, basic=True)
+            if answer.status == 401:
+                raise self._not_for_us(request.what)
         if answer.status == 401:
             self._is_in = False
             raise self._breaker.open()
-        return self._judged(answer, request.what)
+        return self._judged(answer, request)
 
     async def _log_in(self, *, after: int) -> None:
         """One Basic try at a time: many calls with a wrong password would lock the account."""
@@ -162,12 +176,20 @@ class Session:
             self._log_ins += 1
 
     async def _introduce(self) -> None:
-        answer = await self._send(Request("GET", "v3", _ME, None, {}, self.call_timeout_s, is_once=False), basic=True)
+        request = Request("GET", "v3", _ME, None, {}, self.call_timeout_s, is_once=False)
+        answer = await self._send(request, basic=True)
         if answer.status == 401:
             raise self._breaker.open()
+        if answer.status == 403 and answer.is_json:
+            raise self._locked_out(message_of(answer.body))
         if answer.status == 404 and answer.is_json:
             raise self._no_prism()
-        self._judged(answer, f"GET v3/{_ME}")
+        try:
+            self._me = self._judged(answer, request)
+        except ExchangeFailed as failure:
+            if failure.reason in ("html", "redirect") and not self._patience.has_answered:
+                failure.error = self._no_prism()
+            raise
 
     async def _send(self, request: Request, *, basic: bool) -> Answer:
         written = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
@@ -178,9 +200,11 @@ class Session:
         self._note(answer)
         return answer
 
-    def _judged(self, answer: Answer, what: str) -> Any:
+    def _judged(self, answer: Answer, request: Request) -> Any:
         """The body, or the error that the answer stands for."""
-        host = str(self.address)
+        host, what = str(self.address), request.what
+        if request.method == "GET" and is_missing_by_500(answer, request.path):
+            answer = replace(answer, status=404)
         reason = passing_trouble(answer)
         if reason is not None:
             effect = Effect.REFUSED if reason == "429" else Effect.UNKNOWN
@@ -218,6 +242,24 @@ class Session:
             operation=what,
             host=str(self.address),
             reason=failure.reason,
+        )
+
+    def _locked_out(self, said: str) -> LoginRefused:
+        return LoginRefused(
+            f"{self.address} forbids the log-in of {self.username}: {said or 'no explanation'}",
+            remedy="The account may be locked or disabled: unlock it on Prism, then run the command again.",
+            host=self.address.host,
+            user=self.username,
+        )
+
+    def _not_for_us(self, what: str) -> RightsMissing:
+        """The password is proven, so the breaker stays closed."""
+        return RightsMissing(
+            f"{self.address} accepts the log-in of {self.username}, but answers 401 to {what}",
+            remedy="Give the user of prism.username the role Cluster Admin on this Prism; if it has it, try again.",
+            status=401,
+            operation=what,
+            host=str(self.address),
         )
 
     def _no_prism(self) -> UnsupportedEndpoint:
