@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from mover import logs
 from mover.errors import Conflict, NotFound
 from mover.hypervisor.nutanix import v2, v3
 from mover.hypervisor.nutanix.endpoints import Endpoints
@@ -13,8 +14,13 @@ from mover.hypervisor.nutanix.reading import Json, number, uuid
 from mover.hypervisor.nutanix.session import Session
 from mover.model.machine import Disk, DiskKind, Inventory, Network, StorageContainer, Vm
 
-_READS = 4
+log = logs.get(__name__)
+
+# v3 shows what v2 has changed (an attach, a detach) some seconds later.
+_READS = 6
+_READS_IN_A_LIST = 2
 _PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +73,27 @@ async def _read_vms(at: Endpoints) -> list[Vm]:
             found.append(_merged(vm, other, categories.get(vm.uuid)))
             continue
         try:
-            found.append(replace(await read_vm(at, vm.uuid), spec={}))
+            found.append(replace(await read_vm(at, vm.uuid, reads=_READS_IN_A_LIST), spec={}))
         except NotFound:
             continue
+        except Conflict as odd:
+            # One VM that is being changed must not hide the others; whoever backs it up is told.
+            log.warning("prism.views-differ", vm=vm.name, said=odd.message)
+            found.append(vm if other is None else _merged(vm, other, categories.get(vm.uuid)))
     return found
 
 
-async def read_vm(at: Endpoints, vm_uuid: str) -> Vm:
+async def read_vm(at: Endpoints, vm_uuid: str, *, reads: int = _READS) -> Vm:
     """One VM as it is now. Only reads. Raises NotFound, Conflict (its disks keep changing)."""
     problem = ""
-    for attempt in range(_READS):
+    for attempt in range(reads):
+        if attempt:
+            await at.element.clock.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
         entity = await at.element.get("v3", f"vms/{vm_uuid}")
         other = await at.element.get("v2", f"vms/{vm_uuid}", query=v2.WITH_ALL)
         problem = disagreement(entity, other)
         if not problem:
             return join(entity, other, await _central_view(at, vm_uuid))
-        await at.element.clock.sleep(_PAUSE_S * (attempt + 1))
     raise Conflict(
         f"VM {v3.name_of(entity)} is not shown alike by Prism's two interfaces: {problem}",
         remedy="Its disks are being changed, or migrated: try again when that has ended.",

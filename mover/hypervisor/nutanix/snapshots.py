@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mover.errors import Conflict, NotFound, SnapshotIncomplete, UnsupportedEndpoint
+from mover.errors import Conflict, EffectUnknown, NotFound, SnapshotIncomplete, UnsupportedEndpoint
 from mover.hypervisor.nutanix import v3
 from mover.hypervisor.nutanix.paging import list_v3
 from mover.hypervisor.nutanix.reading import strings, uuid
@@ -117,9 +117,18 @@ async def extend_snapshot(session: Session, snapshot_uuid: str, expires_at: floa
             if attempt == _TRIES - 1:
                 raise
         else:
-            await wait_for_v3(session, answer, what=f"extend snapshot {snapshot_uuid}")
+            try:
+                await wait_for_v3(session, answer, what=f"extend snapshot {snapshot_uuid}")
+            except EffectUnknown:
+                if not _lasts_until(expires_at, await find_snapshot(session, snapshot_uuid)):
+                    raise
             return
         await session.clock.sleep(0.5 * 2**attempt)
+
+
+def _lasts_until(expires_at: float, found: Snapshot | None) -> bool:
+    # Prism keeps milliseconds.
+    return found is not None and found.expires_at is not None and abs(found.expires_at - expires_at) < 1.0
 
 
 async def delete_snapshot(session: Session, snapshot_uuid: str) -> None:

@@ -27,6 +27,7 @@ log = logs.get(__name__)
 _FIRST_LOOK_S = 0.1
 _LONGEST_LOOK_S = 5.0
 _SHOWN_WITHIN_S = 120.0
+_FAILED_LOOK_S = 5.0
 _TRIES = 5
 
 
@@ -104,7 +105,11 @@ async def _create(session: Session, body: Json, element: Session) -> None:
             if attempt == _TRIES - 1:
                 raise
         else:
-            await wait_for_v3(session, answer, what=what)
+            try:
+                await wait_for_v3(session, answer, what=what)
+            except EffectUnknown as unknown:
+                # The VM itself says what its task does not: the caller looks for it.
+                log.info("prism.create-unclear", said=unknown.message)
             return
         await session.clock.sleep(0.5 * 2**attempt)
 
@@ -144,7 +149,7 @@ async def finish_vm(at: Endpoints, vm_uuid: str, request: VmRequest) -> tuple[st
         try:
             answer = await at.element.call("PUT", "v2", f"vms/{vm_uuid}/", body=v2.boot_body(slot))
             await wait_for_v2(at.element, answer, what=f"set the boot disk of VM {vm_uuid}")
-        except (NotFound, RequestRefused, Conflict, TaskFailed) as refused:
+        except (NotFound, RequestRefused, Conflict, TaskFailed, EffectUnknown) as refused:
             warnings.append(f"Its boot disk {slot} could not be set ({refused.message}): set it in Prism.")
     return tuple(warnings)
 
@@ -190,7 +195,7 @@ async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
         try:
             answer = await session.post("v2", f"vms/{vm_uuid}/set_power_state/", v2.power_body(on=on))
             await wait_for_v2(session, answer, what=f"power VM {vm_uuid} {'on' if on else 'off'}")
-        except (Conflict, TaskFailed, RequestRefused) as error:
+        except (Conflict, TaskFailed, RequestRefused, EffectUnknown) as error:
             failure = error
         if failure is not None or attempt:
             await session.clock.sleep(_FIRST_LOOK_S * 2**attempt)
@@ -202,7 +207,11 @@ async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
 
 
 async def delete_vm(session: Session, vm_uuid: str) -> None:
-    """Delete a VM, by UUID only. Idempotent: gone already is success; waits until it is gone."""
+    """Delete a VM, by UUID only. Idempotent: gone already is success; proven by a GET.
+
+    Raises Conflict, TaskFailed or EffectUnknown when it is still there.
+    """
+    failure: HypervisorError | None = None
     for attempt in range(_TRIES):
         try:
             answer = await session.call("DELETE", "v3", f"vms/{vm_uuid}")
@@ -210,15 +219,30 @@ async def delete_vm(session: Session, vm_uuid: str) -> None:
             break
         except NotFound:
             return
+        except (TaskFailed, EffectUnknown) as error:
+            failure = error
+            break
         except Conflict:
             if attempt == _TRIES - 1:
                 raise
         await session.clock.sleep(0.5 * 2**attempt)
+    if not await _is_gone(session, vm_uuid, within_s=_FAILED_LOOK_S if failure else _SHOWN_WITHIN_S):
+        raise failure or EffectUnknown(
+            f"VM {vm_uuid} is still shown {_SHOWN_WITHIN_S:.0f} s after Prism deleted it",
+            remedy="Look at the VM in Prism; `mover orphans --apply` deletes it if it is ours.",
+            vm_uuid=vm_uuid,
+        )
+
+
+async def _is_gone(session: Session, vm_uuid: str, *, within_s: float) -> bool:
     pause_s = _FIRST_LOOK_S
-    deadline = session.clock.monotonic() + _SHOWN_WITHIN_S
-    while await _find(session, vm_uuid) is not None and session.clock.monotonic() < deadline:
+    deadline = session.clock.monotonic() + within_s
+    while await _find(session, vm_uuid) is not None:
+        if session.clock.monotonic() >= deadline:
+            return False
         await session.clock.sleep(pause_s)
         pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
+    return True
 
 
 async def list_vms(session: Session, name_prefix: str) -> tuple[tuple[str, str], ...]:

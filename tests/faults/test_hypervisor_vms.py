@@ -1,0 +1,99 @@
+"""VMs made, finished, switched and deleted when a task is lost or lies: look, then say what is true."""
+
+from __future__ import annotations
+
+import pytest
+
+from mover.errors import EffectUnknown, TaskFailed
+from mover.hypervisor.nutanix.ahv import Ahv
+from mover.hypervisor.protocol import NicMode, VmRequest
+from tests.support.prismworld import WEB, WIN, BriskClock, prism_world
+from tests.support.tinyprism import CLUSTER, TinyPrism, error, serving, settings_for
+
+VM = "bbbbbbbb-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+async def world(tmp_path):
+    async with prism_world(tmp_path, "element", vms=(WEB,), changes={"task_timeout": 20.0}) as made:
+        yield made
+
+
+@pytest.mark.parametrize("fault", ["task_lost", "task_fails_after_effect"])
+async def test_a_vm_whose_deletion_is_reported_badly_is_looked_for(world, fault):
+    world.lab.faults.arm(fault, operation="v3.vms.delete")
+    await world.ahv.delete_vm(world.uuid("web01"))
+    assert "web01" not in world.lab.vms
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("task_fails", TaskFailed), ("task_stuck", EffectUnknown)])
+async def test_a_vm_that_stays_is_never_called_deleted(world, fault, kind):
+    world.lab.faults.arm(fault, operation="v3.vms.delete", count=0)
+    with pytest.raises(kind):
+        await world.ahv.delete_vm(world.uuid("web01"))
+    assert "web01" in world.lab.vms
+
+
+async def test_a_made_vm_is_found_although_its_task_is_lost(world):
+    saved = await world.ahv.vm(world.uuid("web01"))
+    world.lab.faults.arm("task_lost", operation="v3.vms.create")
+    made = await world.ahv.create_vm(VmRequest("web02", saved.spec, NicMode.NEW_MAC, {}), key="k")
+    assert [vm.uuid for vm in world.lab.vms.values() if vm.name == "web02"] == [made]
+
+
+@pytest.mark.parametrize("fault", ["task_lost", "task_stuck"])
+async def test_an_unclear_boot_disk_is_a_warning_not_a_failed_restore(world, fault):
+    saved = await world.ahv.vm(world.uuid("web01"))
+    world.lab.faults.arm(fault, operation="v2.vms.update")
+    warnings = await world.ahv.finish_vm(saved.uuid, VmRequest("web01", saved.spec, NicMode.NEW_MAC, {}))
+    assert any("boot disk scsi.0" in warning for warning in warnings)
+
+
+async def test_power_is_what_prism_shows_although_the_task_is_lost(world):
+    world.lab.faults.arm("task_lost", operation="v2.vms.set_power_state")
+    await world.ahv.set_power(world.uuid("web01"), on=False)
+    assert not world.lab.vms["web01"].is_on
+
+
+async def test_an_expiry_is_put_off_although_the_task_is_lost(world):
+    snapshot = await world.freeze("e")
+    later = float(int(world.lab.state.snapshots[snapshot.uuid].created_at) + 9000)
+    world.lab.faults.arm("task_lost", operation="v3.vm_snapshots.update")
+    await world.ahv.extend_snapshot(snapshot.uuid, later)
+    assert (await world.ahv.find_snapshot(snapshot.uuid)).expires_at == later
+
+
+async def test_a_vm_that_exists_already_is_not_made_a_second_time_by_another_way(tmp_path):
+    """A Prism that answers 422 to a repeated UUID: the next way (no vTPM, another UUID) would make two."""
+    async with prism_world(tmp_path / "lab", "central", vms=(WIN,)) as world:
+        saved = await world.ahv.vm(world.uuid("win01"))
+    tiny = TinyPrism()
+    tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
+    cluster = {"metadata": {"uuid": CLUSTER}, "status": {"name": "pe", "resources": {}}}
+    tiny.routes["POST v3/clusters/list"] = lambda _m, _c: (200, {"entities": [cluster], "metadata": {}})
+    tiny.routes["POST v3/idempotence_identifiers"] = lambda _m, _c: (200, {"uuid_list": [VM]})
+    subnet = {"metadata": {"uuid": saved.nics[0].network_uuid}, "status": {"name": "vlan10"}}
+    tiny.routes["POST v3/subnets/list"] = _list_of(subnet)
+    tiny.routes["POST v3/vms/list"] = _list_of()
+    tiny.routes["POST v3/clusters/list"] = _list_of(cluster)
+    bodies = []
+
+    def create(_match, call):
+        bodies.append(call.body)
+        tiny.routes[f"GET v3/vms/{VM}"] = lambda _m, _c: (
+            200,
+            {"metadata": {"uuid": VM}, "status": {"state": "COMPLETE"}},
+        )
+        return 422, error(422, "ENTITY_ALREADY_EXISTS", "exists")
+
+    tiny.routes["POST v3/vms"] = create
+    async with serving(tiny, tmp_path):
+        ahv = Ahv(settings_for(tiny), clock=BriskClock(), state_dir=tmp_path)
+        request = VmRequest("win02", saved.spec, NicMode.NEW_MAC, {})
+        assert await ahv.create_vm(request, key="k") == VM
+        await ahv.close()
+    assert len(bodies) == 1
+
+
+def _list_of(*entities):
+    return lambda _m, _c: (200, {"entities": list(entities), "metadata": {"total_matches": len(entities)}})
