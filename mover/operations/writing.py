@@ -68,7 +68,8 @@ async def writing(repository: Repository, point: tuple[str, str]) -> AsyncIterat
             yield holder
             await holder.stop()
     except BaseExceptionGroup as errors:
-        if holder is not None:
+        first = first_of(errors)
+        if holder is not None and isinstance(first, Exception):
             await holder.end()
-        raise first_of(errors) from None
+        raise first from None
     await holder.end()

@@ -20,6 +20,7 @@ from mover.errors import (
     SlotOccupied,
     SnapshotIncomplete,
     SpaceShort,
+    StoreFull,
     UsageError,
 )
 from mover.hypervisor.protocol import ChangedRegions
@@ -29,9 +30,11 @@ from mover.model.point import ReadMode
 from mover.model.region import Regions
 from mover.operations.backup import backup_vm
 from mover.operations.node import ReadingNode
+from mover.operations.reconcile import INTENT_LIFE_S
 from mover.operations.tofile import restore_to_file
 from mover.units import MIB
 from tests.support.fakehypervisor import FailingDevice, How
+from tests.support.faultystore import How as StoreHow
 from tests.support.world import BLOCK, world
 
 TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
@@ -418,3 +421,88 @@ async def test_progress_is_told_by_disk_and_phase(w):
     last = [event for event in w.events if event.disk == "scsi.0" and event.phase == "copy"][-1]
     assert last.done_bytes == last.planned_bytes == TWO_DISKS[0]
     assert last.figures["read"] == TWO_DISKS[0]
+
+
+class Death(BaseException):
+    """As a kill: nothing is cleaned up, the job goes on later."""
+
+
+async def test_a_backup_that_died_after_a_copy_finds_its_blocks_as_known(w):
+    vm = w.hypervisor.add_vm("web", [4 * BLOCK], seed=9)
+    request, steps = w.request(vm), w.steps()
+
+    async def die(call):
+        if call == "detach":
+            w.hypervisor.on_call = None
+            raise Death
+
+    w.hypervisor.on_call = die
+    with pytest.raises(Death):
+        await backup_vm(w.node, request.values(), steps)
+    session = steps.results["open"]
+    stored = [name for name in w.store.inner._objects if name.startswith("packs/")]
+    assert w.ours() == {"snapshots": 1, "attached": 1, "vms": 0}
+    w.active.add(steps.job_id)
+    await w.reconcile()
+    assert w.ours() == {"snapshots": 1, "attached": 1, "vms": 0}, "what a job will go on with is not touched"
+    report = await backup_vm(w.node, request.values(), steps)
+    assert (await w.node.repository.load(report["point"])).session_id == session
+    assert report["disks"][0]["bytes_new"] == 0
+    assert [name for name in w.store.inner._objects if name.startswith("packs/")] == stored
+    assert w.hypervisor.state.calls.count("snapshot") == 1
+    assert w.hypervisor.state.calls.count("attach") == 2, "an attachment is never used over a crash"
+    w.assert_only_base()
+
+
+async def test_a_backup_that_died_at_every_call_goes_on(w):
+    vm = w.hypervisor.add_vm("web", TWO_DISKS, seed=9)
+    request, steps, lives, nth = w.request(vm), w.steps(), 0, 0
+
+    async def die(call):
+        nonlocal nth
+        nth += 1
+        if nth % 3 == 0 and nth < 120:
+            raise Death
+
+    w.hypervisor.on_done = die
+    report = None
+    while report is None:
+        lives += 1
+        try:
+            report = await backup_vm(w.node, request.values(), steps)
+        except Death:
+            continue
+    assert lives > 3
+    assert await disk_bytes(w, report, "scsi.0") == w.hypervisor.bytes_of(vm, "scsi.0")
+    w.clock.elapsed += INTENT_LIFE_S
+    w.hypervisor.on_done = None
+    await w.reconcile()
+    w.assert_only_base()
+    assert [entry.kind for entry in await w.node.ledger.open_entries()] == [Kind.SNAPSHOT]
+
+
+async def test_a_store_that_fills_up_meanwhile(w):
+    first = await w.backup(w.hypervisor.add_vm("other", [BLOCK]))
+    vm = w.hypervisor.add_vm("web", TWO_DISKS)
+    full = StoreFull("The store is full", remedy="Free space there.")
+    w.store.fail(1, StoreHow.ERROR, verb="create", prefix="packs/", error=full)
+    with pytest.raises(StoreFull):
+        await w.backup(vm)
+    w.assert_only_base()
+    assert [point.id for point in await w.node.repository.points()] == [first["point"]]
+    assert not [name for name in w.store.inner._objects if name.startswith("sessions/")]
+
+
+async def test_many_disks_go_by_few_at_a_time(tmp_path):
+    async with world(tmp_path, limits__disks=2) as w:
+        most = 0
+
+        async def count(call):
+            nonlocal most
+            most = max(most, w.ours()["attached"])
+
+        w.hypervisor.on_done = count
+        report = await w.backup(w.hypervisor.add_vm("web", [BLOCK] * 5))
+        assert len(report["disks"]) == 5
+        assert most == 2
+        w.assert_only_base()
