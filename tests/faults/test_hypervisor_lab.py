@@ -312,7 +312,7 @@ async def test_a_base_that_goes_is_told_and_a_deleted_snapshot_too(tmp_path):
 )
 async def test_a_snapshot_that_never_becomes_usable_is_said(tmp_path, fault, says):
     async with a_world(tmp_path) as world:
-        world.ahv = Ahv(world.settings(task_timeout=70.0), clock=BriskClock(), state_dir=tmp_path)
+        world.ahv = Ahv(world.settings(task_timeout=70.0), clock=BriskClock(200), state_dir=tmp_path)
         world.lab.faults.arm(fault, operation="v3.vm_snapshots.create")
         with pytest.raises(SnapshotIncomplete, match=says) as caught:
             await world.freeze("x")
