@@ -10,7 +10,7 @@ from mover.config import Settings
 from mover.device import guard
 from mover.device.smbios import own_identity
 from mover.errors import ConfigError
-from mover.hypervisor.nutanix.ahv import Ahv, connect
+from mover.hypervisor.nutanix.ahv import Ahv
 from mover.hypervisor.protocol import Hypervisor
 from mover.model.machine import Vm
 
@@ -23,8 +23,9 @@ async def prism(settings: Settings, clock: Clock) -> AsyncIterator[Ahv]:
             raise ConfigError(
                 f"prism.{name} is not set", remedy=f"Write it to mover.yaml, or set MOVER_PRISM__{name.upper()}."
             )
-    hypervisor = await connect(settings.prism, clock=clock, state_dir=settings.state_dir)
+    hypervisor = Ahv(settings.prism, clock=clock, state_dir=settings.state_dir)
     try:
+        await hypervisor.about()
         yield hypervisor
     finally:
         await hypervisor.close()

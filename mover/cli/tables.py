@@ -132,7 +132,7 @@ def places_table(inventory: Inventory) -> Table:
 
 def checks_table(lines: Sequence[Values]) -> Table:
     """Lines of a preflight: state, subject, what; the remedy below."""
-    table = grid("", "check", "", whole=("", "check"))
+    table = grid("", "check", "found", whole=("", "check"))
     for line in lines:
         sign, style = SIGNS[line["state"]]
         what = Text(line["what"])
