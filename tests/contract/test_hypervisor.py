@@ -403,6 +403,16 @@ async def test_a_central_whose_element_cannot_be_reached(tmp_path):
             await Ahv(world.settings(cluster="typo"), clock=BriskClock(), state_dir=tmp_path).about()
 
 
+async def test_a_cluster_that_is_not_this_element_is_said(tmp_path):
+    async with prism_world(tmp_path, "element") as world:
+        mine = Ahv(world.settings(cluster="Lab"), clock=BriskClock(), state_dir=tmp_path)
+        assert (await mine.about()).cluster.name == "lab"
+        await mine.close()
+        with pytest.raises(ConfigError, match=r"'typo'; the Element 127.*knows lab") as caught:
+            await Ahv(world.settings(cluster="typo"), clock=BriskClock(), state_dir=tmp_path).about()
+        assert "prism.url" in caught.value.remedy
+
+
 async def _cluster_names(world):
     with pytest.raises(ConfigError) as caught:
         await world.ahv.about()

@@ -104,7 +104,13 @@ def _own(clusters: tuple[Cluster, ...], settings: PrismSettings, session: Sessio
             f"{session.address} names no cluster of its own",
             remedy="Set prism.url to the address of a Prism Element or Prism Central (port 9440).",
         )
-    return choose_cluster(clusters, settings.cluster, host=str(session.address)) if settings.cluster else clusters[0]
+    own, wanted = clusters[0], settings.cluster
+    if wanted and wanted.lower() not in (own.uuid, own.name.lower()):
+        raise ConfigError(
+            f"prism.cluster is {wanted!r}; the Element {session.address} knows {own.name} alone",
+            remedy="Remove prism.cluster, or set prism.url to the Element of that cluster, or to its Central.",
+        )
+    return own
 
 
 async def _element_of(
