@@ -69,7 +69,7 @@ def parse_address(text: str) -> FolderAddress | BucketAddress:
     if found is None:
         if re.match(r"^s3:", text):
             raise UsageError(f"{text!r} lacks the two slashes of an address", remedy=_FORMS)
-        return FolderAddress(Path(text).expanduser())
+        return _parse_folder(text)
     scheme = found[1].lower()
     if scheme == "file":
         return _parse_file(text)
@@ -106,6 +106,14 @@ def refuse_unknown(options: Mapping[str, str], known: Iterable[str]) -> None:
                 remedy=f"Did you mean {near[0]!r}? {listed}" if near else listed,
                 option=key,
             )
+
+
+def _parse_folder(text: str) -> FolderAddress:
+    try:
+        return FolderAddress(Path(text).expanduser())
+    except RuntimeError:
+        remedy = "Write the folder's whole path."
+        raise UsageError(f"{text!r} begins with the home of a user who is not known here", remedy=remedy) from None
 
 
 def _parse_file(text: str) -> FolderAddress:

@@ -67,14 +67,19 @@ class Folder:
         """The range; the whole file without a length."""
         try:
             with opened(name, os.O_RDONLY, root_fd=self._root_fd) as descriptor:
-                size_bytes = os.fstat(descriptor).st_size
+                seen = os.fstat(descriptor)
+                if not stat.S_ISREG(seen.st_mode):
+                    raise IsADirectoryError(name)
+                size_bytes = seen.st_size
                 wanted = size_bytes if length_bytes is None else length_bytes
+                if offset_bytes + wanted > size_bytes:  # before memory is taken for what cannot come
+                    raise object_short(name, wanted_end=offset_bytes + wanted, found_end=size_bytes)
                 data = durable.read_range(descriptor, offset_bytes, wanted)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._check_root()
             raise object_missing(name, str(self.path)) from None
-        if len(data) != wanted or offset_bytes + wanted > size_bytes:
-            raise object_short(name, wanted_end=offset_bytes + wanted, found_end=size_bytes)
+        if len(data) != wanted:
+            raise object_short(name, wanted_end=offset_bytes + wanted, found_end=offset_bytes + len(data))
         return data
 
     def info(self, name: str) -> ObjectInfo | None:

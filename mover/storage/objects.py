@@ -30,6 +30,7 @@ _COMPARE_BYTES = 4 * MIB
 _PAGE = 1000
 _RELEASE_TRIES = 500
 _RELEASE_WAIT_S = 0.01
+_LEAVE_S = 0.02
 
 
 class ObjectStore:
@@ -130,7 +131,12 @@ class ObjectStore:
         return None
 
     async def close(self) -> None:
-        """Connections are the client's and end with it."""
+        """Connections are the client's and end with it; its threads are let out of Python.
+
+        One that still waits to return from handing over its last answer would abort the
+        process when the interpreter ends (pyo3-async-runtimes issue 40).
+        """
+        await self._clock.sleep(_LEAVE_S)
 
     def _path(self, name: str) -> str:
         return self._prefix + check_name(name)

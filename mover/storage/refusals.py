@@ -29,6 +29,7 @@ _DENIED = {
 }
 _RETRYABLE_STATUS = {408, 409, 425, 429}
 _PLAIN_ANSWER = "InvalidContentType"
+_NOT_PARTIAL = "non-partial response"
 _NO_CREDENTIALS = "169.254.169.254"
 
 
@@ -51,6 +52,9 @@ def refusal(error: BaseError, *, doing: str, place: str) -> StorageError:
     if status == 0 and "certificate" in text.lower():
         remedy = "Add the issuer of the store's certificate to the system's trusted ones (SSL_CERT_FILE)."
         return StoreUnreachable(f"The certificate of {place} is not trusted", remedy=remedy, retryable=False, **facts)
+    if _NOT_PARTIAL in text:
+        remedy = "It, or a proxy before it, gives whole objects where a part is asked for: use one that honours Range."
+        return StoreUnreachable(what, remedy=remedy, ignores_range=True, **facts)
     if status == 0 or status >= 500 or status in _RETRYABLE_STATUS:
         remedy = "Check the endpoint, the network and the store's own state, then run again."
         return StoreUnreachable(what, remedy=remedy, **facts)

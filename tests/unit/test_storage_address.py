@@ -42,6 +42,7 @@ def test_addresses(text: str, address: object) -> None:
         ("az://container/x", "Azure .* later version"),
         ("gs://bucket/x", "Google Cloud Storage .* later version"),
         ("sftp://host/x", "not a kind of store"),
+        ("~nobody-of-that-name/repo", "home of a user"),
     ],
 )
 def test_wrong_addresses_are_explained(text: str, said: str) -> None:

@@ -109,6 +109,12 @@ async def test_a_folder_that_another_writer_has_just_made_is_synced_with_all_abo
     assert calls.made[:3] == ["mkdir packs/0b", "fsync packs", "writev temporary"]
 
 
+async def test_a_range_beyond_all_memory_is_short_too(store: LocalStore) -> None:
+    await store.create("packs/0a/x", [b"x"])
+    with pytest.raises(StorageError, match="ends at byte 1"):
+        await store.get_range("packs/0a/x", 0, 1 << 60)
+
+
 async def test_deletes_and_heartbeats_are_durable_too(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     await store.replace("sessions/s", [b"1"])
     calls = Calls(monkeypatch, store.path)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from mover.clock import FakeClock
-from mover.errors import ObjectExists, StorageError, StoreDenied, StoreFull, StoreUnfit
+from mover.errors import ObjectExists, StorageError, StoreDenied, StoreFull, StoreUnfit, StoreUnreachable
 from mover.storage.memory import MemoryStore
 from mover.storage.note import recall
 from mover.storage.probe import probe
@@ -59,6 +59,13 @@ class WholeForRange(MemoryStore):
 class NoRange(MemoryStore):
     async def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> Bytes:
         raise StorageError("no ranges here", remedy="none")
+
+
+class WholeInPlaceOfRange(MemoryStore):
+    """What obstore makes of a server that answers a range with the whole object."""
+
+    async def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> Bytes:
+        raise StoreUnreachable("non-partial", remedy="none", ignores_range=True)
 
 
 class Blind(MemoryStore):
@@ -130,6 +137,7 @@ async def test_a_careless_store_is_told_as_the_weaker_mode(kind: type[MemoryStor
         (Mangling, "gives other bytes for a new object"),
         (WholeForRange, "other bytes than the range"),
         (NoRange, "cannot read a part"),
+        (WholeInPlaceOfRange, "cannot read a part"),
         (Blind, "does not list"),
         (Frozen, "other bytes for a rewritten object"),
         (Suspicious, "cannot tell a repeated put"),
