@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 
 import pytest
+import yaml
 
 from mover.app import stores
 from mover.clock import SystemClock
@@ -14,7 +17,6 @@ from mover.operations.clean import reconcile
 from mover.operations.request import BACKUP
 from mover.operations.tofile import restore_to_file
 from mover.operations.verify import verify_point
-from tests.support.commandline import invoke
 from tests.support.nodeworld import PASSPHRASE, BriskClock, init, noise, running, settings_for, small_lab, write
 from tests.support.servers import CARELESS_BUCKET, careless_front, seaweed_in
 
@@ -137,14 +139,25 @@ async def test_a_missing_bucket_is_named_and_not_made(lab, seaweed, tmp_path):
         assert "Create the bucket" in caught.value.remedy
 
 
-async def test_a_store_that_overwrites_is_said_at_init_and_known_to_every_later_process(
-    lab, seaweed, tmp_path, prefix
-):
+async def command(*words: str) -> str:
+    """What a mover command, as a process of its own, says; it must end well."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mover", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+async def test_a_store_that_overwrites_is_said_at_init_and_known_to_every_later_process(lab, seaweed, tmp_path, prefix):
     async with careless_front(seaweed) as endpoint:
         options = seaweed.options(endpoint=endpoint)
         url = prefix.replace("s3://tst/", f"s3://{CARELESS_BUCKET}/")
         settings = s3_settings(lab, tmp_path, url, options)
-        assert not (await init(settings)).has_create_only
+        config = tmp_path / "mover.yaml"
+        config.write_text(yaml.safe_dump({"repository": {"url": url, "store": options}}))
+        said = await command("init", "--no-encryption", "--config", str(config))
+        assert "This store overwrites existing objects: let one mover at a time write to it." in " ".join(said.split())
         async with stores.store(settings, SystemClock()) as store:
             assert not store.traits.has_create_only
         async with running(lab, settings) as node:

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,8 @@ class Seaweed:
 
     port: int
     pid: int
+    ports: tuple[int, ...] = ()
+    """All that it listens on."""
 
     @property
     def endpoint(self) -> str:
@@ -87,22 +89,29 @@ class Seaweed:
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    folder = tmp_path_factory.mktemp("seaweed")
-    process, port = start_seaweed(folder)
+    with seaweed_in(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@contextmanager
+def seaweed_in(folder: Path, ports: Sequence[int] = ()) -> Iterator[Seaweed]:
+    """A server over a folder; with the folder and ports of one that was killed, that one again."""
+    ports = ports or free_ports(len(_PORTS))
+    process, port = start_seaweed(folder, ports)
     try:
         _wait_ready(process, port, folder / "log")
-        yield Seaweed(port, process.pid)
+        yield Seaweed(port, process.pid, tuple(ports))
     finally:
         process.send_signal(signal.SIGKILL)  # SIGTERM takes it four seconds
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_seaweed(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+def start_seaweed(folder: Path, numbers: Sequence[int]) -> tuple[subprocess.Popen[bytes], int]:
     """The process and its S3 port; not ready yet."""
     (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
-    (folder / "data").mkdir()
-    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+    (folder / "data").mkdir(exist_ok=True)
+    ports = dict(zip(_PORTS, numbers, strict=True))
     command = [
         *_dies_with_us(),
         _weed(),
