@@ -59,6 +59,11 @@ class Pack:
         assert self._builder is not None
         return self._builder
 
+    @property
+    def is_on_its_way(self) -> bool:
+        """Neither durable nor given up yet."""
+        return self.state in (PackState.OPEN, PackState.FULL)
+
     def finish(self) -> None:
         """Seal the table: the pack's bytes are final."""
         builder = self.builder

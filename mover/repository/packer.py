@@ -166,17 +166,18 @@ class Packer:
                 if pack.state is not PackState.FAILED:
                     self._recent[block_id] = pack
             elif pack.state is not PackState.FAILED:
-                self._give_up(pack, error)
+                self._fail(pack, error)
             gone = self._settle(pack)
         self._after(gone)
 
     # --- closing, uploading ---
 
-    def close_for(self, owner: Owner) -> None:
-        """Close the open pack if this session relies on it: it waits to flush."""
+    def close_for(self, owner: Owner) -> list[Pack]:
+        """Close the open pack if this session relies on it; all that it waits for when it flushes now."""
         with self._changed:
             if self._open is not None and owner in self._open.owners:
                 self._close_open()
+            return [pack for pack in owner.packs if pack.is_on_its_way]
 
     def _close_open(self) -> None:
         pack, self._open = self._open, None
@@ -212,14 +213,13 @@ class Packer:
             return self._full.popleft() if self._full else None
 
     def give_back(self, pack: Pack) -> None:
-        """The upload was interrupted; another one sends the same bytes."""
+        """The upload was interrupted; another one sends the same bytes, if anybody needs them."""
         with self._changed:
-            if pack.owners:
-                self._full.appendleft(pack)
-                for owner in pack.owners:
-                    owner.wake()
-                return
-        self.failed(pack, None)
+            self._full.appendleft(pack)
+            for owner in pack.owners:
+                owner.wake()
+            gone = None if pack.owners else self._drop(pack)
+        self._after(gone)
 
     def done(self, pack: Pack) -> None:
         """It is durable."""
@@ -232,21 +232,23 @@ class Packer:
         for owner in owners:
             owner.wake()
 
-    def failed(self, pack: Pack, error: BaseException | None) -> None:
+    def failed(self, pack: Pack, error: BaseException) -> None:
         """It will never be: its id is given up, whoever relies on it fails with ``error``."""
         with self._changed:
-            self._give_up(pack, error)
+            self._fail(pack, error)
             gone = self._settle(pack)
         self._after(gone)
 
-    def _give_up(self, pack: Pack, error: BaseException | None) -> None:
+    def _fail(self, pack: Pack, error: BaseException) -> None:
+        self._give_up(pack)
+        for owner in pack.owners:
+            owner.fail(error)
+
+    def _give_up(self, pack: Pack) -> None:
         pack.state = PackState.FAILED
         if self._open is pack:
             self._open = None
         self._forget(pack)
-        for owner in pack.owners:
-            if error is not None:
-                owner.fail(error)
         self._changed.notify_all()
 
     def _forget(self, pack: Pack) -> None:
@@ -260,11 +262,10 @@ class Packer:
 
     # --- sessions ---
 
-    def waiting(self, owner: Owner) -> tuple[list[Pack], bool]:
-        """(durable packs that its index must name, whether others are still on their way)."""
+    def unindexed(self, owner: Owner) -> list[Pack]:
+        """Durable packs that its index must name."""
         with self._changed:
-            durable = [pack for pack in owner.packs if pack.state is PackState.DURABLE]
-            return durable, any(pack.state in (PackState.OPEN, PackState.FULL) for pack in owner.packs)
+            return [pack for pack in owner.packs if pack.state is PackState.DURABLE]
 
     def indexed(self, packs: Collection[Pack]) -> None:
         """Their records are found in the index from now on, for all who rely on them."""
@@ -284,20 +285,25 @@ class Packer:
     def leave(self, owner: Owner) -> None:
         """The session relies on nothing any more; what no other one needs is dropped."""
         with self._changed:
+            left = {*owner.packs, *([self._open] if self._open else [])}
             for pack in owner.packs:
                 pack.owners.discard(owner)
-            lonely = [pack for pack in owner.packs if not pack.owners]
             owner.packs.clear()
-            dropped = [pack for pack in lonely if pack is self._open or pack in self._full]
-            if self._open is not None and not self._open.owners and self._open not in dropped:
-                dropped.append(self._open)
-            for pack in lonely:
-                if pack in self._full:
-                    self._full.remove(pack)
-                elif pack.state is PackState.DURABLE:
-                    self._forget(pack)
-        for pack in dropped:
-            self.failed(pack, None)
+            # Under one lock: nobody may come to rely on a pack between these two looks at it.
+            gone = [self._drop(pack) for pack in left if not pack.owners]
+        for each in gone:
+            self._after(each)
+
+    def _drop(self, pack: Pack) -> Pack | None:
+        """Nobody relies on it: as ``_settle``. One whose upload is under way may still become durable."""
+        if pack.state is PackState.DURABLE:
+            self._forget(pack)
+        elif pack.state is PackState.OPEN or pack in self._full:
+            if pack in self._full:
+                self._full.remove(pack)
+            self._give_up(pack)
+            return self._settle(pack)
+        return None
 
 
 def _explained(error: BaseException) -> BaseException:

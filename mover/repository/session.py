@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -75,6 +75,10 @@ class Session:
         self._committed = set(committed)
         self._next_index = next_index
         self._error: BaseException | None = None
+        self._storing: dict[int, bytes] = {}
+        """What each thread is about to store; whoever has the same block is told that it is known."""
+        self._flushes = 0
+        """How many wait for the former to be stored."""
         self._has_ended = False
         self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._changed = asyncio.Event()
@@ -105,18 +109,27 @@ class Session:
     def _put(self, record_id: bytes, data: memoryview, kind: FrameKind) -> StoredBlock:
         if self._error is not None:
             self.check()
+        known = StoredBlock(record_id, "known", 0)
+        if self._packer.knows(self, record_id) or self._index.has(record_id, self.dead_packs):
+            return known
+        thread = threading.get_ident()
+        self._storing[thread] = record_id
+        try:
+            return self._store(record_id, data, kind) if self._packer.claim(self, record_id) else known
+        finally:
+            del self._storing[thread]
+            if self._flushes:
+                self.wake()
+
+    def _store(self, record_id: bytes, data: memoryview, kind: FrameKind) -> StoredBlock:
+        """Store what this thread has claimed: others were told meanwhile that it is known."""
         packer = self._packer
-        if (
-            packer.knows(self, record_id)
-            or self._index.has(record_id, self.dead_packs)
-            or not packer.claim(self, record_id)
-        ):
-            return StoredBlock(record_id, "known", 0)
         try:
             codec, packed = self._codecs.pack(data)
             stored = packer.write(self, record_id, packed, codec=codec, plain_bytes=len(data), kind=kind)
-        except BaseException:
+        except BaseException as error:
             packer.unclaim(self, record_id)
+            self.fail(error)
             raise
         return StoredBlock(record_id, "new", stored)
 
@@ -172,16 +185,26 @@ class Session:
         self._changed.set()
 
     async def flush(self) -> None:
-        """All that was stored is durable, and its index too. Raises what ended the session."""
-        self._packer.close_for(self)
+        """All that was stored or found so far is durable, and its index too. Raises what ended the session."""
+        self._flushes += 1
+        try:
+            promised = self._storing.copy()
+            await self._until(lambda: all(self._storing.get(thread) != block for thread, block in promised.items()))
+        finally:
+            self._flushes -= 1
+        packs = self._packer.close_for(self)
+        await self._until(lambda: not any(pack.is_on_its_way for pack in packs))
+        await self._write_index()
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for it, and upload meanwhile."""
         while True:
             self._changed.clear()
             self.check()
-            if not self._packer.waiting(self)[1]:
-                break
+            if is_so():
+                return
             if not await self._upload_one():
                 await self._changed.wait()
-        await self._write_index()
 
     async def commit(self, point: RestorePoint) -> None:
         """Flush, then list the point. Doing it again is harmless. Raises PointConflict, SessionVoided."""
@@ -260,7 +283,7 @@ class Session:
         return True
 
     def _index_due(self) -> bool:
-        durable, _ = self._packer.waiting(self)
+        durable = self._packer.unindexed(self)
         if len(durable) >= INDEX_EVERY_PACKS:
             return True
         if sum(len(_contents(pack).table) for pack in durable) >= INDEX_EVERY_RECORDS:
@@ -270,7 +293,7 @@ class Session:
     async def _write_index(self) -> None:
         """Name all durable packs that no index object names yet."""
         async with self._index_lock:
-            packs, _ = self._packer.waiting(self)
+            packs = self._packer.unindexed(self)
             if packs:
                 await self._tools.install(await self._create_delta([_contents(pack) for pack in packs]))
                 await self._tools.off_loop(partial(self._packer.indexed, packs))
