@@ -9,10 +9,12 @@ from mover.clock import Clock
 from mover.config import Settings
 from mover.device import guard
 from mover.device.smbios import own_identity
-from mover.errors import ConfigError
+from mover.errors import CertificateRejected, ConfigError
 from mover.hypervisor.nutanix.ahv import Ahv
 from mover.hypervisor.protocol import Hypervisor
 from mover.model.machine import Vm
+
+_GOODBYE_S = 0.25
 
 
 @asynccontextmanager
@@ -27,6 +29,10 @@ async def prism(settings: Settings, clock: Clock) -> AsyncIterator[Ahv]:
     try:
         await hypervisor.about()
         yield hypervisor
+    except CertificateRejected:
+        # The refused TLS connection says goodbye in its own time; a loop that closes at once logs that as an error.
+        await clock.sleep(_GOODBYE_S)
+        raise
     finally:
         await hypervisor.close()
 

@@ -97,7 +97,7 @@ class Console:
 def told(facts: dict[str, Any], said: str) -> Iterable[str]:
     """Facts that the sentence does not hold already, as lines."""
     for key, value in facts.items():
-        if key in ("failures", "about") or value in (None, "", [], {}, ()):
+        if key in ("failures", "about") or isinstance(value, bool) or value in (None, "", [], {}, ()):
             continue
         words = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
         if not all(word in said for word in words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import traceback
@@ -101,8 +102,20 @@ def _run_asking(work: Work, session: Session) -> None:
 
 
 def _run(work: Work, session: Session) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
         runner.run(_attended(work, session))
+    finally:
+        _close(runner)
+
+
+def _close(runner: asyncio.Runner) -> None:
+    try:
+        runner.close()
+    except OSError as error:
+        # A TLS connection that was refused may still be saying goodbye; the process ends without it.
+        if error.errno != errno.EBUSY:
+            raise
 
 
 async def _attended(work: Work, session: Session) -> None:

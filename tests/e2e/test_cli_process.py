@@ -1,0 +1,167 @@
+"""Real processes: output in pipes, Ctrl-C, SIGTERM, kill, and a daemon that is given the job."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import threading
+import urllib.request
+
+import pytest
+
+from tests.support.commandline import PASSPHRASE, TWO
+from tests.support.commandline import desk as new_desk
+
+SLOW = {"seconds": 2.0}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, certificates):
+    with new_desk(tmp_path_factory.mktemp("desk"), certificates, vms=(TWO,)) as made:
+        made.fresh(passphrase=PASSPHRASE)
+        yield made
+
+
+class Process:
+    """A mover whose standard error is read as it comes."""
+
+    def __init__(self, desk, *args: str) -> None:
+        self._process = subprocess.Popen(
+            desk.command_line(*args),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=desk.environment,
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.said = ""
+
+    def _read(self) -> None:
+        for line in self._process.stderr:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def until(self, words: str) -> str:
+        """Wait for a line with these words."""
+        while (line := self._lines.get(timeout=40)) is not None:
+            self.said += line
+            if words in line:
+                return line
+        raise AssertionError(f"it ended without {words!r}:\n{self.said}")
+
+    def tell(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> int:
+        """Its exit code; all that it said is in ``said``."""
+        code = self._process.wait(timeout=40)
+        self._reader.join(timeout=10)
+        while not self._lines.empty():
+            self.said += self._lines.get() or ""
+        self.out = self._process.stdout.read()
+        self._process.stdout.close()
+        self._process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def slowly(desk):
+    """The next attaches take a while, so that a signal finds the job at work."""
+    desk.lab.faults.arm("task_slow", operation="v2.vms.disks.attach", count=0, seconds=1.5)
+    yield desk
+    desk.lab.faults.disarm()
+
+
+def test_the_first_hour_of_a_user(desk):
+    for words in (["check"], ["inventory"], ["backup", "two"], ["points"], ["verify", "two"], ["orphans"]):
+        done = desk.process(*words)
+        assert done.code == 0, done.err
+        assert "Traceback" not in done.err
+        assert all(len(line) <= 80 for line in done.out.splitlines() if line.startswith(("VM", "two ", "point "))), (
+            done.out
+        )
+        as_json = desk.process(*words, "--json")
+        assert isinstance(json.loads(as_json.out), dict)
+        assert as_json.err == ""
+    restored = desk.process("restore", "two", "--name", "two-restored")
+    assert restored.code == 0, restored.err
+    assert "two-restored" in restored.out
+    refused = desk.process("restore", "two", "--name", "two-restored", "--json")
+    assert refused.code == 2
+    assert json.loads(refused.out)["error"]["code"] == "target.exists"
+
+
+def test_a_pipe_that_closes_is_no_error(desk):
+    done = subprocess.run(
+        f"{' '.join(desk.command_line('inventory', '--full'))} | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=desk.environment,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_cancels_cleans_up_and_says_so(slowly):
+    desk = slowly
+    before = desk.points()
+    mover = Process(desk, "backup", "two", "--full")
+    mover.until("attach")
+    mover.tell(signal.SIGINT)
+    assert mover.end() == 130
+    assert "[job.interrupted]" in mover.said
+    assert "Traceback" not in mover.said
+    assert desk.points() == before
+    assert desk.run("job", "list", "--json").json["jobs"][0]["state"] == "failed"
+    desk.nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_job_that_was_cut_off_is_continued_by_the_next_command(slowly, number):
+    desk = slowly
+    before = desk.points()
+    mover = Process(desk, "backup", "two", "--full")
+    mover.until("attach")
+    mover.tell(number)
+    assert mover.end() == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert "Traceback" not in mover.said
+    desk.lab.faults.disarm()
+    following = desk.process("backup", "two")
+    assert following.code == 0, following.err
+    assert "Not finished by an earlier run, and continued now: backup of two" in following.err
+    assert len(desk.points()) == len(before) + 2
+    desk.nothing_is_left(bases=1)
+    desk.verified("two")
+
+
+def test_a_daemon_is_given_the_job_and_ends_well(desk):
+    desk.write(serve={"port": 0})
+    daemon = Process(desk, "serve")
+    line = daemon.until("Serving http")
+    url = line.split()[1].rstrip(";").removesuffix("/metrics")
+    handed = desk.process("backup", "two")
+    assert handed.code == 0, handed.err
+    assert "is handed to it" in handed.err
+    assert "point " in handed.out
+    text = urllib.request.urlopen(f"{url}/metrics").read().decode()
+    assert 'mover_vm_last_success_timestamp_seconds{vm="two"}' in text
+    assert json.loads(urllib.request.urlopen(f"{url}/healthz").read())["ok"]
+    desk.run("orphans", "--apply").refuses(7, "job.state-busy")
+    desk.lab.faults.arm("task_slow", operation="v2.vms.disks.attach", count=0, seconds=1.5)
+    client = Process(desk, "backup", "two", "--full")
+    client.until("is handed to it")
+    client.tell(signal.SIGINT)
+    assert client.end() == 130
+    assert "mover job cancel" in client.said
+    job = desk.run("job", "list", "--json").json["jobs"][0]
+    assert job["state"] in ("queued", "running")
+    assert desk.run("job", "cancel", job["job"]).code == 0
+    desk.lab.faults.disarm()
+    daemon.tell(signal.SIGTERM)
+    assert daemon.end() == 0
+    assert "Stopped." in daemon.said
