@@ -126,7 +126,12 @@ class _RestoreVm:
             known = await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid)
             facts = {"name": self._request.name, "key": key, "known": [uuid for uuid, _ in known.vms]}
             entry = await node.ledger.intend(Kind.VM, job=job, ordinal=0, facts=facts)
-        vm_uuid = await node.hypervisor.create_vm(self._vm_request(plan, key), key=key)
+        try:
+            vm_uuid = await node.hypervisor.create_vm(self._vm_request(plan, key), key=key)
+        except RequestRefused:
+            # It was not made and never will be: nothing is owed for it.
+            await node.ledger.note(entry, settled=True)
+            raise
         await node.ledger.made(entry, vm_uuid)
         return vm_uuid
 

@@ -1,6 +1,6 @@
 """Ways to restore and to freeze that differ from the plain one, through executor and jobs, against a lab.
 
-What the command line's own tests show (refused wishes, excluded disks, downgrades) is not repeated.
+What the command line's own tests show (refused wishes, downgrades by the cluster) is not repeated.
 """
 
 from __future__ import annotations
@@ -134,6 +134,16 @@ async def test_what_cannot_be_saved_is_said_in_point_and_restore(node, lab):
     assert (back.boot_type, back.machine_type, back.has_vtpm) == ("SECURE_BOOT", "Q35", True)
     assert [disk.label for disk in back.disks] == ["scsi.0"]
     assert node.held(back.name, "scsi.0") == node.frozen(point, "scsi.0")
+
+
+async def test_an_excluded_disk_is_named_everywhere_and_comes_back_empty(node):
+    report = await node.backup(exclude=("scsi.1",), keep_base=False)
+    assert [(disk["mode"], disk["reason"]) for disk in report["disks"]][1] == ("excluded", "excluded by scsi.1")
+    restored, back = await node.restore(report["point"])
+    assert "scsi.1 comes back empty: excluded by scsi.1" in restored["warnings"]
+    assert [row["is_empty"] for row in restored["disks"]] == [False, True]
+    assert node.held(back.name, "scsi.1") == bytes(MIB)
+    assert any(node.held(back.name, "scsi.0"))
 
 
 async def test_a_guest_without_tools_cannot_be_quiesced(node, lab):

@@ -56,6 +56,11 @@ def small_lab(folder: Path, *vms: VmSpec, **options: Any) -> Iterator[Lab]:
 
 def settings_for(lab: Lab, folder: Path, **flags: Any) -> Settings:
     """flags: dotted settings, ``limits__vms=1``. The repository is a folder unless told."""
+    return load(environment={}, flags=flags_for(lab, folder, **flags))
+
+
+def flags_for(lab: Lab, folder: Path, **flags: Any) -> dict[str, Any]:
+    """Dotted settings; a settings file may hold them as they are."""
     defaults = {
         "state_dir": str(folder / "state"),
         "node.device_root": str(lab.device_root),
@@ -74,7 +79,7 @@ def settings_for(lab: Lab, folder: Path, **flags: Any) -> Settings:
         "limits.store_free": 0,
     }
     named = {name.replace("__", "."): value for name, value in flags.items()}
-    return load(environment={}, flags={**defaults, **named})
+    return {**defaults, **named}
 
 
 async def init(settings: Settings) -> StoreTraits:

@@ -85,8 +85,10 @@ async def test_network_cards_are_kept_only_when_the_original_is_gone(w, web, poi
 
 
 async def test_an_unknown_network_is_refused_before_a_byte_moves(w, point):
-    with pytest.raises(RequestRefused, match="no network nowhere"):
+    with pytest.raises(RequestRefused, match="no network nowhere") as caught:
         await w.restore(point, "web2", network_map={NETWORK: "nowhere"})
+    assert caught.value.facts["owed"] == []
+    assert not [entry for entry in await w.node.ledger.open_entries() if entry.kind is Kind.VM]
     w.assert_only_base()
     assert w.devices.located == 2
 
