@@ -15,6 +15,8 @@ from mover.storage.memory import MemoryStore
 from mover.storage.protocol import Store
 
 NAMES = ("a", "a-b", "a.b", "b/a", "b/a-0", "b/c/d", "b/c/e", "b-/x", "b0")
+MEMORY = "/dev/shm"
+"""A disk would sync each of some hundred puts."""
 NAME = st.sampled_from(NAMES)
 DATA = st.lists(st.binary(max_size=5), max_size=3)
 PREFIX = st.sampled_from(("", "a", "b", "b/", "b/a", "b/c/", "b/c/d", "x/"))
@@ -52,6 +54,6 @@ def test_folder_and_memory_answer_alike(history: list[tuple[object, ...]]) -> No
             assert await answer(local, call) == await answer(memory, call), call
         await local.close()
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None) as folder:
         asyncio.run(run(Path(folder)))
         assert not [path for path in Path(folder).rglob(".*") if path.is_file()]
