@@ -15,7 +15,9 @@ VM = "bbbbbbbb-0000-4000-8000-000000000001"
 
 @pytest.fixture
 async def world(tmp_path):
-    async with prism_world(tmp_path, "element", vms=(WEB,), changes={"task_timeout": 20.0}) as made:
+    async with prism_world(
+        tmp_path, "element", vms=(WEB,), changes={"task_timeout": 10.0, "call_timeout": 2.0}
+    ) as made:
         yield made
 
 
