@@ -8,7 +8,6 @@ import struct
 
 BLKROSET = 0x125D
 BLKROGET = 0x125E
-BLKFLSBUF = 0x1261
 BLKSSZGET = 0x1268
 BLKGETSIZE64 = 0x80081272
 BLKGETDISKSEQ = 0x80081280
@@ -49,11 +48,6 @@ def set_read_only(fd: int, *, on: bool) -> None:
 def status_flags(fd: int) -> int:
     """The flags under which a descriptor is open."""
     return fcntl.fcntl(fd, fcntl.F_GETFL)
-
-
-def drop_cache(fd: int) -> None:
-    """Write back and forget what the page cache holds of the device."""
-    fcntl.ioctl(fd, BLKFLSBUF)
 
 
 def _get(fd: int, request: int, layout: str) -> int:

@@ -53,10 +53,6 @@ class LocalStore:
     def learn(self, traits: StoreTraits) -> None:
         self._traits = traits
 
-    def path_of(self, name: str) -> Path:
-        """Where the object's file is, for people and for tools of the file system."""
-        return self.path / check_name(name)
-
     async def create(self, name: str, parts: Sequence[Bytes]) -> None:
         views = [octets(part) for part in parts]
         await self._run(f"writing {check_name(name)}", lambda abandon: self._folder.create(name, views, abandon))

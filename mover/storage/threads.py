@@ -30,10 +30,6 @@ class Abandon:
         with self._lock:
             self._abandoned = not self._passed
 
-    @property
-    def is_abandoned(self) -> bool:
-        return self._abandoned
-
     def pass_point_of_no_return(self) -> bool:
         """True if the call may take effect; from now on it cannot be abandoned."""
         with self._lock:

@@ -216,18 +216,30 @@ def test_a_size_that_no_file_can_have_leaves_nothing(tmp_path: Path):
     assert names(tmp_path) == []
 
 
-def test_without_direct_io_it_still_works():
-    folder = Path("/dev/shm")
-    path = folder / f"mover-test-{os.getpid()}.raw"
-    try:
-        with FileTarget.create(path, SIZE) as target:
-            write(target, 0, b"a", 4096)
-            assert target.is_direct in (True, False)
-            target.commit()
-        with open_file_source(path) as source:
-            assert source.size_bytes == SIZE
-    finally:
-        path.unlink(missing_ok=True)
+def test_without_direct_io_it_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    control, open_ = files.fcntl.fcntl, os.open
+
+    def no_direct(fd: int, command: int, *flags: int) -> int:
+        if command == files.fcntl.F_SETFL:
+            raise OSError(errno.EINVAL, "no direct I/O here")
+        return control(fd, command, *flags)
+
+    def no_direct_open(path: Path, flags: int, *args: int, **kwargs: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no direct I/O here")
+        return open_(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(files.fcntl, "fcntl", no_direct)
+    monkeypatch.setattr(os, "open", no_direct_open)
+    path = tmp_path / "x.raw"
+    with FileTarget.create(path, SIZE) as target:
+        assert not target.is_direct
+        write(target, 4096, b"a", 4096)
+        target.commit()
+    with open_file_source(path) as source, mmap(-1, 8192) as memory, memoryview(memory) as view:
+        assert not source.is_direct
+        source.read_into(view, 0)
+        assert bytes(view) == bytes(4096) + b"a" * 4096
 
 
 def test_a_source_that_is_not_there_is_a_users_mistake(tmp_path: Path):
