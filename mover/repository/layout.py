@@ -118,6 +118,7 @@ RESERVE = "reserve"
 FEATURES: frozenset[str] = frozenset()
 """Features beyond version 1 that this code knows; a descriptor may demand some."""
 
+_INDEX_NAME = re.compile(r"index/[0-9a-f]{32}-([0-9]{8})")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -143,6 +144,12 @@ def pack_id_of(name: str) -> bytes | None:
 
 def index_name(session_id: str, number: int) -> str:
     return f"{INDEX}{session_id}-{number:08d}"
+
+
+def index_number(name: str) -> int | None:
+    """The number in an index object's name; None when the name is not one."""
+    found = _INDEX_NAME.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def point_name(vm_uuid: str, point_id: str) -> str:

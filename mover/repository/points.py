@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from mover.clock import iso
 from mover.errors import AmbiguousName, Damaged, NoSuchPoint, ObjectMissing, PointConflict
@@ -13,6 +13,7 @@ from mover.repository import layout
 from mover.repository.hold import voided
 from mover.repository.keys import Secrets
 from mover.repository.manifest import HEAD_READ_BYTES, open_header, summary
+from mover.repository.together import side_by_side
 from mover.storage.protocol import ObjectInfo, Store
 
 READS_IN_FLIGHT = 8
@@ -22,11 +23,8 @@ async def list_points(store: Store, secrets: Secrets, vm_uuid: str | None = None
     """Newest last. A manifest that cannot be read is listed with its ``problem``."""
     prefix = layout.POINTS if vm_uuid is None else layout.point_name(vm_uuid, "x")[:-1]
     infos = [info async for info in store.list(prefix) if layout.point_of(info.name)]
-    found: list[PointSummary] = []
-    for at in range(0, len(infos), READS_IN_FLIGHT):
-        batch = infos[at : at + READS_IN_FLIGHT]
-        lines = await asyncio.gather(*(_line(store, secrets, info) for info in batch))
-        found += [line for line in lines if line is not None]
+    lines = await side_by_side(partial(_line, store, secrets), infos, at_once=READS_IN_FLIGHT)
+    found = [line for line in lines if line is not None]
     return sorted(found, key=lambda point: (point.created_at, point.id))
 
 
@@ -70,9 +68,8 @@ def choose(points: Sequence[PointSummary], text: str) -> PointSummary:
     exact = [point for point in points if point.id == text]
     if exact:
         return exact[0]
-    name, _, which = text.partition("@")
-    if name and which in ("", "latest"):
-        of_vm = [point for point in points if name in (point.vm_name, point.vm_uuid)]
+    for name in (text, text.removesuffix("@latest")):
+        of_vm = [point for point in points if name and name in (point.vm_name, point.vm_uuid)]
         if of_vm:
             return _latest(points, of_vm, text)
     return _by_prefix(points, text)

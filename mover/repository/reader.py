@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from mover.clock import Clock
-from mover.errors import MoverError
+from mover.errors import MoverError, SessionVoided
 from mover.model.point import DiskImage
 from mover.repository.blockmap import MapReader
 from mover.repository.hold import Hold
 from mover.repository.index import BlockPlaces
 from mover.repository.layout import FrameKind
-from mover.repository.records import Records, first_of
+from mover.repository.records import Records
+from mover.repository.together import first_of
 from mover.storage.protocol import Bytes
 
 
@@ -19,7 +20,7 @@ class ReadSession:
     """See the module. Made by ``Repository.open_reader``."""
 
     def __init__(self, records: Records, hold: Hold | None, clock: Clock, heartbeat_s: float) -> None:
-        """hold: None where the store is read-only, so that nothing can be collected through it."""
+        """hold: None where the store takes no more: what this reader needs is then not held."""
         self._records, self._hold, self._clock, self._heartbeat_s = records, hold, clock, heartbeat_s
         self._stopped = asyncio.Event()
 
@@ -95,6 +96,8 @@ class ReadSession:
             await self._clock.sleep(self._heartbeat_s)
             try:
                 await hold.beat()
-            except MoverError as error:
-                if not error.retryable:
-                    raise
+            except SessionVoided:
+                raise
+            except MoverError:
+                # A store that is full or away for a while can still be read.
+                continue

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from mover.model.point import DiskImage
@@ -15,6 +15,7 @@ from mover.repository.index import IndexView, PlaceState
 from mover.repository.layout import FrameKind
 from mover.repository.pack import RecordOpener
 from mover.repository.seal import Sealer, damaged
+from mover.repository.together import side_by_side
 from mover.storage.protocol import Bytes, Store
 
 SEALERS_KEPT = 256
@@ -91,19 +92,12 @@ class Records:
                 raise damaged(f"node {node_id.hex()}", "no pack that the index knows holds it", id=node_id.hex())
             pack_no, offset, stored = (int(column[at]) for column in places[:3])
             rows.append(_Wanted(at, node_id, pack_no, offset, stored, plain))
-        limit = asyncio.Semaphore(READS_IN_FLIGHT)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for run in _runs(rows):
-                    group.create_task(self._load_run(run, found, limit))
-        except BaseExceptionGroup as errors:
-            raise first_of(errors) from None
+        await side_by_side(partial(self._load_run, found), _runs(rows), at_once=READS_IN_FLIGHT)
         return found
 
-    async def _load_run(self, run: Sequence[_Wanted], found: list[bytes], limit: asyncio.Semaphore) -> None:
+    async def _load_run(self, found: list[bytes], run: Sequence[_Wanted]) -> None:
         begin, end = run[0].offset, max(row.offset + row.stored for row in run)
-        async with limit:
-            content = await self.fetch(run[0].pack_no, offset_bytes=begin, length_bytes=end - begin)
+        content = await self.fetch(run[0].pack_no, offset_bytes=begin, length_bytes=end - begin)
         view = memoryview(content)
         for row in run:
             sealed = view[row.offset - begin : row.offset - begin + row.stored]
@@ -140,9 +134,3 @@ def _runs(rows: Sequence[_Wanted]) -> list[list[_Wanted]]:
                 continue
         runs.append([row])
     return runs
-
-
-def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """First wins."""
-    error = errors.exceptions[0]
-    return first_of(error) if isinstance(error, BaseExceptionGroup) else error

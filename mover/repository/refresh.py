@@ -4,8 +4,9 @@ damaged from the packs themselves."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from mover.errors import Damaged, ObjectMissing, RepositoryError
@@ -15,6 +16,7 @@ from mover.repository.index import IndexObject, LocalIndex
 from mover.repository.keys import Secrets
 from mover.repository.pack import Contents, read_contents
 from mover.repository.segment import Part
+from mover.repository.together import side_by_side
 from mover.storage.protocol import ObjectInfo, Store
 
 FETCH_BYTES = 32 << 20
@@ -51,14 +53,14 @@ class IndexCache:
         async with self._lock:
             names = await self._follow_objects()
             if self.problems:
-                for batch in _slices(await self._unlisted_packs()):
+                async for batch in self._unlisted_packs():
                     part = IndexObject.of("packs", 0, batch).part()
                     # Not the name of an index object: the next refresh drops these rows and looks again.
                     await self._add([part._replace(sources=[layout.pack_name(batch[0].pack_id)])])
             return names
 
     async def _follow_objects(self) -> list[str]:
-        infos = [info async for info in self._store.list(layout.INDEX)]
+        infos = [info async for info in self._store.list(layout.INDEX) if layout.index_number(info.name) is not None]
         names, known = {info.name for info in infos}, self.local.sources()
         self.problems = {}
         await self.off_loop(lambda: self.local.forget(known - names))
@@ -80,13 +82,21 @@ class IndexCache:
         async with self._lock:
             await self._follow_objects()
             damaged = sorted(self.problems)
-            session_id, made = new_session_id(), []
-            slices = _slices(await self._unlisted_packs())
-            for number, batch in enumerate(slices):
-                replaces = damaged if batch is slices[-1] else ()
-                fresh = IndexObject.of(session_id, number, batch, replaces)
-                await self._store.create(fresh.name, fresh.seal(self._secrets))
+            session_id, waiting = new_session_id(), list[Contents]()
+            made: list[str] = []
+
+            async def write(contents: Sequence[Contents], replaces: Sequence[str] = ()) -> None:
+                fresh = IndexObject.of(session_id, len(made), contents, replaces)
+                await self._store.create(fresh.name, await self.off_loop(partial(fresh.seal, self._secrets)))
                 made.append(fresh.name)
+
+            async for batch in self._unlisted_packs():
+                if waiting:
+                    await write(waiting)
+                waiting = batch
+            if waiting:
+                # Only the last one says what they all stand for: until it is there, they do not.
+                await write(waiting, damaged)
             for name in damaged:
                 await self._store.delete(name)
         await self.refresh()
@@ -105,12 +115,15 @@ class IndexCache:
             self.problems[info.name] = error
             return None
 
-    async def _unlisted_packs(self) -> list[Contents]:
-        """Contents of all packs that the index does not list; damaged ones become problems."""
+    async def _unlisted_packs(self) -> AsyncIterator[list[Contents]]:
+        """Contents of all packs that the index does not list, some at a time; damaged ones become problems."""
         listed = self.local.view().pack_ids()
         infos = [info async for info in self._store.list(layout.PACKS)]
         wanted = [info for info in infos if (pack_id := layout.pack_id_of(info.name)) and pack_id not in listed]
-        return [one for one in await self._gather(wanted, self._read_pack) if one is not None]
+        for at in range(0, len(wanted), PACKS_PER_OBJECT):
+            found = await self._gather(wanted[at : at + PACKS_PER_OBJECT], self._read_pack)
+            if contents := [one for one in found if one is not None]:
+                yield contents
 
     async def _read_pack(self, info: ObjectInfo) -> Contents | None:
         pack_id = layout.pack_id_of(info.name)
@@ -124,13 +137,7 @@ class IndexCache:
             return None
 
     async def _gather(self, items: Sequence[_Item], ask: Callable[[_Item], Awaitable[_Answer]]) -> list[_Answer]:
-        limit = asyncio.Semaphore(READS_IN_FLIGHT)
-
-        async def one(item: _Item) -> _Answer:
-            async with limit:
-                return await ask(item)
-
-        return list(await asyncio.gather(*(one(item) for item in items)))
+        return await side_by_side(ask, items, at_once=READS_IN_FLIGHT)
 
     async def _add(self, parts: Sequence[Part]) -> None:
         await self.off_loop(lambda: self.local.add(parts))
@@ -152,7 +159,3 @@ def _batches(infos: Sequence[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
         batch.append(info)
     if batch:
         yield batch
-
-
-def _slices(contents: Sequence[Contents]) -> list[Sequence[Contents]]:
-    return [contents[at : at + PACKS_PER_OBJECT] for at in range(0, len(contents), PACKS_PER_OBJECT)]

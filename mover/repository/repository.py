@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mover.clock import Clock
-from mover.errors import Damaged, NoSuchPoint, ObjectMissing, PointPinned, StoreDenied
+from mover.errors import Damaged, NoSuchPoint, ObjectMissing, PointPinned, StoreDenied, StoreFull
 from mover.model.point import PointSummary, RestorePoint
 from mover.repository import layout, opening, points
 from mover.repository.codec import Codecs
@@ -156,7 +156,8 @@ class Repository:
         await self._clock.sleep(self.store.traits.list_lag_s)
         dead = [layout.pack_id_of(info.name) async for info in self.store.list(layout.TOMBSTONES)]
         names = await self._cache.refresh()
-        mine = [int(name[-8:]) for name in names if name.startswith(layout.index_name(hold.record.id, 0)[:-8])]
+        ours = layout.index_name(hold.record.id, 0)[:-8]
+        mine = [layout.index_number(name) or 0 for name in names if name.startswith(ours)]
         return Session(
             self._tools,
             hold,
@@ -167,10 +168,10 @@ class Repository:
         )
 
     async def open_reader(self) -> ReadSession:
-        """A reader: what its points need is not collected until it ends. Works on a read-only store too."""
+        """A reader: what its points need is not collected until it ends. Works where nothing can be written too."""
         try:
             hold = await Hold.create(self.store, self._secrets, self._clock, "reader")
-        except StoreDenied:
+        except (StoreDenied, StoreFull):
             hold = None
         await self._clock.sleep(self.store.traits.list_lag_s)
         await self._cache.refresh()

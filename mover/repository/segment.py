@@ -81,6 +81,8 @@ class Segment:
         self._rows_view = header[plan.rows_at :]
         self._packs_view = header[plan.packs_at : plan.starts_at]
         self._shift = 64 - bits
+        self._lost: NDArray[np.bool_] | None = None
+        """Per source: forgotten. None: none of them, as of ``_gone``, the same per pack."""
         self._gone: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
@@ -88,14 +90,19 @@ class Segment:
 
     def part(self) -> Part:
         """Itself as material for a merge, without what is gone."""
-        kept = np.ones(len(self.packs), bool) if self._gone is None else ~self._gone
-        return Part(self.sources, self.packs, self.keys, self.rows, kept)
+        if self._lost is None or self._gone is None:
+            return Part(self.sources, self.packs, self.keys, self.rows, np.ones(len(self.packs), bool))
+        # Whoever claims a source must hold its packs: it will not be read again.
+        sources = [source for source, is_lost in zip(self.sources, self._lost, strict=True) if not is_lost]
+        packs = self.packs.copy()
+        packs["reserved"] = np.maximum(np.cumsum(~self._lost) - 1, 0)[packs["reserved"]]
+        return Part(sources, packs, self.keys, self.rows, ~self._gone)
 
     def without(self, gone_sources: Collection[str]) -> Segment:
         """The same file, less what these index objects list. Views of the former one stay as they are."""
         twin = copy(self)
         lost = np.array([source in gone_sources for source in self.sources], bool)
-        twin._gone = lost[self.packs["reserved"]] if lost.any() else None
+        twin._lost, twin._gone = (lost, lost[self.packs["reserved"]]) if lost.any() else (None, None)
         return twin
 
     def has(self, block_id: bytes, dead: Collection[bytes]) -> bool:

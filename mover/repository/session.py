@@ -27,7 +27,8 @@ from mover.repository.manifest import seal_manifest
 from mover.repository.mapbuilder import MapBuilder
 from mover.repository.pack import Contents
 from mover.repository.points import judge
-from mover.repository.records import Records, first_of
+from mover.repository.records import Records
+from mover.repository.together import first_of
 from mover.repository.tools import Tools
 from mover.repository.zero import is_zero
 

@@ -143,6 +143,24 @@ def test_rows_of_an_index_object_that_is_gone_are_not_found(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_index_object_that_comes_back_is_read_again(tmp_path: Path):
+    """A listing that lags shows an object, hides it once, and shows it again."""
+    first = some_ids(1, 5)
+    local, back = LocalIndex(tmp_path), index_object([first], "a").part()
+    local.add([back, index_object([some_ids(2, 5)], "b", first=9).part()])
+    local.forget({layout.index_name("a", 0)})
+    for number in range(3, 9):
+        local.add([index_object([some_ids(number, 5)], f"s{number}", first=number * 10).part()])
+    for fresh in (local, LocalIndex(tmp_path)):
+        assert layout.index_name("a", 0) not in fresh.sources()
+        assert layout.index_name("b", 0) in fresh.sources()
+        fresh.forget({layout.index_name("b", 0)})
+        assert not fresh.has(some_ids(2, 5)[0], frozenset())
+        assert fresh.has(some_ids(8, 5)[0], frozenset())
+    local.add([back])
+    assert (local.view().locate(b"".join(first)).state == PlaceState.STORED).all()
+
+
 def test_a_view_stays_as_it_was(tmp_path: Path):
     first, second = some_ids(1, 5), some_ids(2, 5)
     local = LocalIndex(tmp_path)

@@ -122,11 +122,12 @@ async def test_points_are_listed_newest_last_and_found_by_id_prefix_and_name(tmp
     blocks = blocks_of(1, 3)
     await backup(repository, blocks, "aa-1", created_at=30.0)
     await backup(repository, blocks, "aa-2", created_at=10.0)
-    await backup(repository, blocks, "bb-3", created_at=20.0, vm_name="db01")
+    await backup(repository, blocks, "bb-3", created_at=20.0, vm_name="db@01")
     assert [line.id for line in await repository.points()] == ["aa-2", "bb-3", "aa-1"]
     assert await repository.points(VM) == await repository.points()
     assert await repository.points("another-vm") == []
-    for text, wanted in (("aa-2", "aa-2"), ("bb", "bb-3"), ("web01@latest", "aa-1"), ("web01", "aa-1"), (VM, "aa-1")):
+    known = {"aa-2": "aa-2", "bb": "bb-3", "web01@latest": "aa-1", "web01": "aa-1", VM: "aa-1"}
+    for text, wanted in {**known, "db@01@latest": "aa-1", "db@01": "aa-1"}.items():
         assert (await repository.find_point(text)).id == wanted
     with pytest.raises(AmbiguousName):
         await repository.find_point("aa")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mover.clock import FakeClock
-from mover.errors import Damaged, PointConflict, RepositoryError, SessionVoided, StoreDenied, StoreFull
+from mover.errors import Damaged, MoverError, PointConflict, RepositoryError, SessionVoided, StoreDenied, StoreFull
 from mover.model.point import ZERO_ID
 from mover.repository import layout, session
 from mover.repository.hold import Hold
@@ -465,16 +465,51 @@ async def test_a_reader_beats_too(tmp_path: Path):
     await repository.close()
 
 
-async def test_a_read_only_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store = await make()
-    repository = await open_in(store, tmp_path)
+@pytest.mark.parametrize("refusal", [StoreDenied, StoreFull])
+async def test_a_store_that_takes_no_more_is_read(
+    refusal: type[MoverError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, clock = await make(), FakeClock()
+    repository = await open_in(store, tmp_path, clock=clock, heartbeat_s=30.0)
     await backup(repository, blocks_of(1, 5), "p1")
+    reader = await repository.open_reader()
 
     async def refuse(*_: object) -> None:
-        raise StoreDenied("read-only", remedy="none")
+        raise refusal("no more", remedy="none")
 
     monkeypatch.setattr(store, "create", refuse)
+    monkeypatch.setattr(store, "replace", refuse)
+    running, begun = asyncio.create_task(reader.run()), clock.elapsed
+    await until(lambda: clock.elapsed > begun + 100)
     assert await restore(repository, "p1") == blocks_of(1, 5)
+    reader.stop()
+    await running
+    await repository.close()
+
+
+async def test_a_reader_that_a_collector_took_for_dead_stops(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path, clock=FakeClock(), heartbeat_s=30.0)
+    reader = await repository.open_reader()
+    for name in names(store, "sessions/"):
+        await store.delete(name)
+    with pytest.raises(SessionVoided):
+        await reader.run()
+    await repository.close()
+
+
+async def test_strange_names_in_the_store_are_ignored(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    one = await repository.open_session(points=[(VM, "p1")])
+    for name in ("index/README", f"index/{one.id}-backup", "packs/README", "points/README", "tombstones/x", "keys/x"):
+        await store.create(name, [b"a stranger's"])
+    again = await repository.open_session(points=[(VM, "p1")], session_id=one.id)
+    disk, _ = await copy_into(again, blocks_of(1, 5))
+    await again.commit(point(again.id, [disk], "p1"))
+    await again.end()
+    assert (await check(repository)).is_clean
+    assert repository.problems == {}
     await repository.close()
 
 
