@@ -174,4 +174,5 @@ def _yaml(text: str, value: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {text}: {error}", remedy="Write lists as [a, b] and maps as {a: b}.") from None
+        why = " ".join(str(error).split())
+        raise UsageError(f"--set {text}: {why}", remedy="Write lists as [a, b] and maps as {a: b}.") from None

@@ -47,6 +47,7 @@ def test_a_wrong_passphrase_and_none(desk):
 
 
 def test_init_never_leaves_encryption_open(desk, tmp_path):
+    desk.fresh()
     place = str(tmp_path / "new")
     desk.run("init", "-r", place).refuses(2, "config", "passphrase", "--no-encryption")
     assert not (tmp_path / "new/repository.json").exists()
@@ -90,7 +91,7 @@ def test_a_damaged_manifest_is_named_and_hides_nothing(desk, point):
     later = desk.backed_up("two")["point"]
     desk.forget_cluster()
     path = next(path for path in objects(desk, "points") if point in path.name)
-    flip(path)
+    flip(path, at=200)
     shown = desk.run("points")
     assert shown.code == 0
     assert "UNREADABLE" in shown.out
@@ -123,7 +124,7 @@ def test_a_store_that_fills_up_or_turns_read_only(desk):
     desk.fresh()
     mount = desk.place / "small"
     mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", mount], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", mount], check=True)
     try:
         desk.write(repository={"url": str(mount / "repository")}, limits={"store_free": "0"})
         assert desk.run("init", "--no-encryption").code == 0
@@ -138,11 +139,8 @@ def test_a_store_that_fills_up_or_turns_read_only(desk):
         subprocess.run(["umount", "-l", mount], check=True)
 
 
-def test_points_that_are_not_there_or_not_alone(desk, point):
+def test_points_and_disks_that_are_not_there(desk, point):
     desk.run("verify", "nope").refuses(2, "select.no-point", "'nope'")
-    desk.backed_up("one", "--full")
-    desk.forget_cluster()
-    desk.run("verify", "").refuses(2, "select.ambiguous")
     desk.run("restore", point, "--disk", "scsi.7", "--to-file", str(desk.place / "x")).refuses(2, "usage", "scsi.0")
 
 
@@ -163,7 +161,7 @@ def test_a_base_is_forgotten_only_by_force(desk, point):
         (("-s", "data.budget=lots"), "config", "data.budget"),
         (("-s", "data.level"), "usage", "NAME=VALUE"),
         (("-s", "repository.store={a"), "usage", "repository.store"),
-        (("-r", "ftp://there"), "config", "ftp"),
+        (("-r", "ftp://there"), "usage", "ftp"),
     ],
 )
 def test_settings_that_cannot_be(desk, words, code, said):

@@ -1,0 +1,206 @@
+"""Parsing, help, errors and exit codes of the command line; nothing here needs a Prism."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from mover.cli import run as running
+from mover.cli.console import Console, first_error, told
+from mover.cli.main import ORDER
+from mover.cli.restore import Wish, _check, _pairs
+from mover.errors import Damaged, JobFailed, JobInterrupted, StoreFull, UsageError, WrongKey
+from tests.support.commandline import invoke
+
+COMMANDS = [
+    *ORDER,
+    "points show",
+    "points delete",
+    *(f"job {name}" for name in ("list", "show", "cancel", "retry")),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_within_eighty_columns(command):
+    shown = invoke(*command.split(), "--help", COLUMNS="80")
+    assert shown.code == 0, shown.err
+    assert max(map(len, shown.out.splitlines())) <= 80
+    if not command.startswith("job "):
+        assert f"mover {command.split()[0]}" in shown.out.partition("Options:")[0].partition("\n")[2]
+
+
+def test_the_overview_names_the_commands_in_their_order_each_with_a_whole_sentence():
+    lines = invoke("--help", COLUMNS="80").out.partition("Commands:")[2].splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(ORDER)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys; from mover.__main__ import app\n"
+        "heavy = {'numpy', 'sqlalchemy', 'dbos', 'aiohttp', 'obstore', 'rich.console', 'pydantic', 'mover.lab'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_points_import_neither_engine_nor_prism_nor_sql():
+    program = (
+        "import sys, mover.cli.points\n"
+        "heavy = {'sqlalchemy', 'dbos', 'aiohttp', 'mover.lab', 'mover.hypervisor', 'mover.jobs.book'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["backup"], ["restore"], ["points", "--odd"], ["verify", "a", "b"]])
+def test_what_cannot_be_parsed_is_a_usage_error(words):
+    outcome = invoke(*words)
+    assert outcome.code == 2
+    assert "Try 'mover" in outcome.err
+
+
+def test_the_version():
+    assert invoke("--version").out.startswith("mover ")
+
+
+# --- restore: which options go together --------------------------------------------------------------
+
+
+def wish(**given) -> Wish:
+    empty = dict.fromkeys(("name", "disk", "to_vm", "slot", "to_file", "nics"))
+    return Wish(**{"point": "p", **empty, "networks": (), "containers": (), "power_on": False, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "where to restore"),
+        ({"name": "a", "to_vm": "b"}, "where to restore"),
+        ({"name": "a", "disk": "scsi.0"}, "--disk does not go with --name"),
+        ({"to_vm": "a", "disk": "scsi.0", "power_on": True}, "--power-on does not go with --to-vm"),
+        ({"to_file": "a", "slot": "scsi.0"}, "--slot does not go with --to-file"),
+        ({"to_vm": "a"}, "which disk"),
+        ({"name": "a", "nics": "odd"}, "odd"),
+    ],
+)
+def test_wishes_that_contradict_themselves(given, said):
+    with pytest.raises(UsageError, match=said):
+        _check(wish(**given))
+
+
+def test_wishes_that_hold():
+    for given in (
+        {"name": "a", "nics": "keep", "networks": ("a=b",), "containers": ("c",), "power_on": True},
+        {"to_vm": "a", "disk": "scsi.0", "slot": "scsi.3", "containers": ("c",)},
+        {"to_file": "a"},
+    ):
+        _check(wish(**given))
+
+
+def test_pairs():
+    assert _pairs("--network", ("a=b", "c=d")) == {"a": "b", "c": "d"}
+    assert _pairs("--container", ("fast",)) == {"*": "fast"}
+    with pytest.raises(UsageError, match="no new name"):
+        _pairs("--network", ("a",))
+
+
+# --- errors as people and programs see them ------------------------------------------------------------
+
+
+def fails(capsys, error: Exception, *, as_json: bool = False):
+    async def work(_session):
+        raise error
+
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    with pytest.raises(typer.Exit) as ended:
+        running.command(work, as_json=as_json)
+    root.handlers[:] = handlers
+    return ended.value.exit_code, capsys.readouterr()
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_foreseen_error_says_what_and_what_to_do(capsys):
+    code, shown = fails(capsys, StoreFull("The store is full", remedy="Free space.", free_bytes=3, is_local=True))
+    assert code == 5
+    assert shown.err.splitlines() == [
+        "error: The store is full  [storage.full]",
+        "       free bytes: 3",
+        "   do: Free space.",
+    ]
+
+
+def test_programs_get_the_error_as_json(capsys):
+    code, shown = fails(capsys, Damaged("Pack p is damaged", remedy="Copy it back."), as_json=True)
+    assert code == 6
+    assert '"code": "repository.damaged"' in shown.out
+    assert shown.err == ""
+
+
+def test_an_error_in_a_task_group_is_the_foreseen_one(capsys):
+    group = BaseExceptionGroup("", [ValueError("odd"), BaseExceptionGroup("", [StoreFull("full", remedy="free")])])
+    assert isinstance(first_error(group), StoreFull)
+
+
+def test_each_failure_of_several_has_its_own_remedy(capsys):
+    one = {**StoreFull("full", remedy="Free space.").as_dict(), "job": "1", "facts": {"about": "backup of a"}}
+    two = {**WrongKey("no key", remedy="Find it.").as_dict(), "job": "2", "facts": {"about": "backup of b"}}
+    code, shown = fails(capsys, JobFailed("2 of 2 failed", remedy="See below.", failures=[one, two]))
+    assert code == 7
+    for words in (
+        "backup of a: full  [storage.full]",
+        "Free space.",
+        "backup of b: no key  [repository.key]",
+        "Find it.",
+    ):
+        assert words in shown.err
+
+
+def test_a_defect_is_called_one(capsys):
+    code, shown = fails(capsys, RuntimeError("odd"))
+    assert code == 70
+    assert "defect of mover" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (JobInterrupted("cut", remedy="again"), 130), (asyncio.CancelledError(), 143)],
+)
+def test_interruptions_have_the_codes_of_shells(capsys, error, code):
+    assert fails(capsys, error)[0] == code
+
+
+def test_facts_that_the_sentence_holds_are_not_said_twice():
+    facts = {"near": ["web01", "db01"], "path": "/x", "is_odd": True, "none": None, "failures": [1]}
+    assert list(told(facts, "Did you mean web01 or db01?")) == ["path: /x"]
+
+
+def test_a_person_is_asked_once_for_the_passphrase(monkeypatch, capsys):
+    seen = []
+
+    async def work(session):
+        seen.append(session.settings.repository.passphrase.get_secret_value())
+        if not session.has_passphrase:
+            raise WrongKey("locked", remedy="open")
+
+    monkeypatch.setattr(Console, "can_ask", property(lambda _: True))
+    monkeypatch.setattr(typer, "prompt", lambda *_, **__: "typed")
+    running.command(work)
+    assert seen == ["", "typed"]
+
+
+def test_nobody_is_asked_where_nobody_sits(monkeypatch, capsys):
+    monkeypatch.setattr(typer, "prompt", lambda *_, **__: pytest.fail("asked"))
+    assert fails(capsys, WrongKey("locked", remedy="open"))[0] == 6
