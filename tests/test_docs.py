@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+from mover import metrics
 from mover.settings import setting_names
 from tests.support.source import ROOT, modules
 
@@ -19,6 +20,13 @@ def test_every_setting_is_read_somewhere():
     text = "\n".join(m.path.read_text("utf-8") for m in modules() if m.name not in ("mover.config", "mover.settings"))
     unread = [name for name, _ in setting_names() if not re.search(rf"\b{name.split('.')[-1]}\b", text)]
     assert unread == []
+
+
+def test_every_instrument_is_fed_somewhere():
+    text = "\n".join(m.path.read_text("utf-8") for m in modules() if m.name != "mover.metrics")
+    instruments = [name for name, value in vars(metrics).items() if hasattr(value, "_labelnames")]
+    assert len(instruments) > 20
+    assert [name for name in instruments if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_documents_name_no_machine_and_no_registry():
