@@ -63,3 +63,6 @@ class Repository(Protocol):
 
     async def open_reader(self) -> Any:
         """A ReadingSession."""
+
+    async def check(self, point: RestorePoint | None = None) -> Any:
+        """Everything but the blocks: ``problems``, each with ``object`` and ``what``. Of one point, or of all."""

@@ -30,8 +30,10 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
     async with reading(node.repository) as reader:
         results = [await _verify(node, whole, image, await reader.get()) for image in disks]
     damage = [(image, found) for image, result in zip(disks, results, strict=True) for found in result.damage]
+    # What a restore does not read, and is needed all the same: index objects, and each pack's own table.
+    others = {problem.object: problem.what for problem in (await node.repository.check(whole)).problems}
     if damage:
-        objects = sorted({found.object_name for _, found in damage})
+        objects = sorted({found.object_name for _, found in damage} | set(others))
         lost = sum(found.lost_bytes for _, found in damage)
         shown = ", ".join(objects[:_NAMED]) + (" …" if len(objects) > _NAMED else "")
         raise Damaged(
@@ -40,6 +42,15 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
             objects=objects,
             lost_bytes=lost,
             disks=sorted({str(image.slot) for image, _ in damage}),
+        )
+    if others:
+        raise Damaged(
+            f"Every block of restore point {whole.id} of {whole.vm_name} is whole, "
+            f"but other objects are damaged: {'; '.join([*others.values()][:_NAMED])}",
+            remedy="The point can be restored. Bring these objects back from a copy of the store before more is hit.",
+            objects=sorted(others),
+            lost_bytes=0,
+            disks=[],
         )
     VM_LAST_VERIFIED.labels(whole.vm_name).set(node.clock.now())
     rows = [_row(image, result) for image, result in zip(disks, results, strict=True)]

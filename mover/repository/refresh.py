@@ -60,7 +60,7 @@ class IndexCache:
             return names
 
     async def _follow_objects(self) -> list[str]:
-        infos = [info async for info in self._store.list(layout.INDEX) if layout.index_number(info.name) is not None]
+        infos = await self._index_infos()
         names, known = {info.name for info in infos}, self.local.sources()
         self.problems = {}
         await self.off_loop(lambda: self.local.forget(known - names))
@@ -68,6 +68,9 @@ class IndexCache:
             found = await self._gather(batch, self._read_index)
             await self._add([one.part() for one in found if one is not None])
         return sorted(names)
+
+    async def _index_infos(self) -> list[ObjectInfo]:
+        return [info async for info in self._store.list(layout.INDEX) if layout.index_number(info.name) is not None]
 
     async def install(self, delta: IndexObject) -> None:
         """Take in an index object that we have just written."""
@@ -80,8 +83,11 @@ class IndexCache:
         The names of the new objects; the damaged ones are deleted once those are durable.
         """
         async with self._lock:
-            await self._follow_objects()
-            damaged = sorted(self.problems)
+            names = set(await self._follow_objects())
+            found = await self.damaged()
+            # What the cache still knows of a damaged one is read from its packs again.
+            await self.off_loop(lambda: self.local.forget((self.local.sources() - names) | found.keys()))
+            damaged = sorted(found)
             session_id, waiting = new_session_id(), list[Contents]()
             made: list[str] = []
 
@@ -101,6 +107,22 @@ class IndexCache:
                 await self._store.delete(name)
         await self.refresh()
         return made
+
+    async def damaged(self) -> dict[str, Damaged]:
+        """Index objects that are not whole, by name: reads each, also those that the cache knows."""
+        found: dict[str, Damaged] = {}
+
+        async def look(info: ObjectInfo) -> None:
+            try:
+                stored = await self._store.get(info.name)
+                await self.off_loop(lambda: IndexObject.open(self._secrets, info.name, stored))
+            except ObjectMissing:
+                return
+            except Damaged as error:
+                found[info.name] = error
+
+        await side_by_side(look, await self._index_infos(), at_once=READS_IN_FLIGHT)
+        return found
 
     def close(self) -> None:
         """Let go of the helper thread."""

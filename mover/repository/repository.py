@@ -29,6 +29,7 @@ from mover.repository.records import Records
 from mover.repository.refresh import IndexCache, unwritable
 from mover.repository.session import Session
 from mover.repository.tools import Tools
+from mover.repository.verify import CheckReport, check
 from mover.storage.protocol import Store
 from mover.units import MIB
 
@@ -208,6 +209,13 @@ class Repository:
             found.append(name)
         return found
 
+    async def check(self, point: RestorePoint | None = None) -> CheckReport:
+        """Read every object but the blocks, or only index objects and what one point needs.
+
+        Never raises for damage; StorageError when the store fails.
+        """
+        return await check(self, point)
+
     # --- index ---
 
     def listed_packs(self) -> set[bytes]:
@@ -222,6 +230,10 @@ class Repository:
     def problems(self) -> dict[str, Damaged]:
         """Index objects and packs that the last refresh could not read, by name."""
         return dict(self._cache.problems)
+
+    async def damaged_index(self) -> dict[str, Damaged]:
+        """Index objects that are not whole, by name; each is read, whatever the local index knows."""
+        return await self._cache.damaged()
 
     async def rebuild_index(self) -> list[str]:
         """Write index objects for packs that none lists, and replace damaged ones; the new names."""

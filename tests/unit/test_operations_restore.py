@@ -158,6 +158,18 @@ async def test_damage_stops_a_restore_and_verify_names_the_object(w, web, point)
     assert caught.value.facts["objects"] == [pack]
 
 
+@pytest.mark.parametrize("where", ["index/", "packs/"])
+async def test_verify_names_what_a_restore_can_do_without(w, web, point, where):
+    name = next(name for name in w.store.inner._objects if name.startswith(where))
+    spoilt = bytearray(await w.store.inner.get(name))
+    spoilt[-3] ^= 1
+    await w.store.inner.replace(name, [bytes(spoilt)])
+    with pytest.raises(Damaged, match="Every block") as caught:
+        await verify_point(reader(w), point)
+    assert caught.value.facts["objects"] == [name]
+    await w.restore(point, "web2")
+
+
 async def test_verify_reads_all(w, point):
     report = await verify_point(reader(w), point)
     assert report["verified"]

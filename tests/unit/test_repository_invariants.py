@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mover.errors import Damaged, MoverError, ObjectExists
+from mover.clock import FakeClock
+from mover.errors import Damaged, MoverError, ObjectExists, StoreUnreachable
 from mover.repository import layout
 from mover.repository.verify import check
 from mover.storage.memory import MemoryStore
@@ -28,6 +29,7 @@ from tests.support.repositories import (
     overwrite,
     point,
     restore,
+    until,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -205,6 +207,24 @@ async def test_a_damaged_index_object_is_named_read_around_and_replaced(tmp_path
     await repository.close()
 
 
+async def test_a_damaged_index_object_is_found_and_replaced_where_a_cache_knows_it(tmp_path: Path):
+    store = await make()
+    _, second = await two_backups(store, tmp_path)
+    repository = await open_in(store, tmp_path / "warm")
+    assert (await check(repository)).is_clean
+    broken = names(store, "index/")[0]
+    flip(store, broken, 90)
+    assert [problem.object for problem in (await check(repository)).problems] == [broken]
+    assert len(await repository.rebuild_index()) == 1
+    assert broken not in names(store)
+    assert (await check(repository)).is_clean
+    await repository.close()
+    fresh = await open_in(store, tmp_path / "cold")
+    assert (await check(fresh)).is_clean
+    assert await restore(fresh, "p2") == second
+    await fresh.close()
+
+
 async def test_a_stale_cache_is_brought_up_to_date(tmp_path: Path):
     store = await make()
     one, two = await open_in(store, tmp_path / "one"), await open_in(store, tmp_path / "two")
@@ -239,11 +259,75 @@ async def test_check_names_each_damaged_or_missing_object(tmp_path: Path):
     assert set(await found_by_check(harmed, tmp_path / "gone")) & set(names(store, "packs/"))
 
 
+async def test_a_long_check_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = FakeClock()
+    repository = await open_in(await make(), tmp_path, clock=clock, heartbeat_s=30.0)
+    beats: list[int] = []
+
+    async def slow(*_: object) -> list[object]:
+        await until(lambda: clock.elapsed > 100)
+        beats.extend(line.beat for line in await repository.leftovers())
+        return []
+
+    monkeypatch.setattr(repository, "points", slow)
+    assert (await check(repository)).is_clean
+    assert beats
+    assert beats[0] >= 3
+    assert await repository.leftovers() == []
+    await repository.close()
+
+
+async def test_a_store_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = await make()
+    await two_backups(store, tmp_path)
+    repository = await open_in(store, tmp_path / "reader")
+    whole, is_pack = store.get_range, set(names(store, "packs/"))
+    reads: list[int] = []
+
+    async def gone(name: str, offset_bytes: int, length_bytes: int) -> Any:
+        reads.append(1)
+        if name in is_pack and len(reads) > 2 * len(is_pack):
+            raise StoreUnreachable("gone", remedy="wait")
+        return await whole(name, offset_bytes, length_bytes)
+
+    monkeypatch.setattr(store, "get_range", gone)
+    with pytest.raises(StoreUnreachable):
+        await check(repository)
+    await repository.close()
+
+
 async def found_by_check(store: MemoryStore, tmp_path: Path) -> list[str]:
     repository = await open_in(store, tmp_path)
     report = await check(repository)
     await repository.close()
     return [problem.object for problem in report.problems]
+
+
+async def test_a_point_is_checked_alone(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path / "writer", pack_bytes=12_000)
+    await backup(repository, blocks_of(1, 12), "p1")
+    of_first = names(store, "packs/")
+    await backup(repository, blocks_of(2, 12), "p2")
+    await repository.close()
+    of_second = [name for name in names(store, "packs/") if name not in of_first]
+    flip(store, of_first[0], len(store._objects[of_first[0]].data) - 3)
+    await store.delete(of_second[0])
+    assert await damage_of_each(store, tmp_path / "one") == {"p1": {of_first[0]}, "p2": {of_second[0]}}
+    broken = names(store, "index/")[0]
+    flip(store, broken, 90)
+    for objects in (await damage_of_each(store, tmp_path / "two")).values():
+        assert broken in objects
+
+
+async def damage_of_each(store: MemoryStore, tmp_path: Path) -> dict[str, set[str]]:
+    repository, found = await open_in(store, tmp_path), {}
+    for line in await repository.points():
+        report = await repository.check(await repository.load(line))
+        assert report.points == 1
+        found[line.id] = {problem.object for problem in report.problems}
+    await repository.close()
+    return found
 
 
 async def test_check_names_blocks_that_nothing_holds(tmp_path: Path):
