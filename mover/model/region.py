@@ -133,6 +133,14 @@ class Regions:
 _Spans = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
+def distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each value once, ascending. The first call of ``np.unique`` imports ``numpy.ma``: 80 ms on the event loop."""
+    ordered = np.sort(values)
+    is_new = np.ones(len(ordered), bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_new]
+
+
 def _union(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> _Spans:
     """Sorted, merged spans; touching spans become one."""
     if len(starts) == 0:
@@ -147,7 +155,7 @@ def _union(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> _Spans:
 
 def _subtract(spans: _Spans, holes: _Spans) -> _Spans:
     """The parts of merged ``spans`` that no merged ``hole`` covers."""
-    edges = np.unique(np.concatenate([*spans, *holes]))
+    edges = distinct(np.concatenate([*spans, *holes]))
     if len(edges) < 2:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     starts, ends = edges[:-1], edges[1:]

@@ -79,10 +79,19 @@ def arrange(
         np.asarray(places.offset_bytes, np.int64)[is_here],
         np.asarray(places.stored_bytes, np.int64)[is_here],
     )
-    _, first_need, which = np.unique(packs, return_index=True, return_inverse=True)
-    order = np.lexsort((blocks, offsets, first_need[which] if len(packs) else which))
+    order = np.lexsort((blocks, offsets, _first_needs(packs)))
     records = _records(ids, blocks[order], packs[order], offsets[order], lengths[order], first_block)
     return Window(list(_segments(records, most_bytes)), zero_spans(is_zero, first_block), missing)
+
+
+def _first_needs(packs: Ints) -> Ints:
+    """For each row the first row of the same pack."""
+    by_pack = np.argsort(packs, kind="stable")
+    is_new = np.ones(len(packs), bool)
+    is_new[1:] = packs[by_pack[1:]] != packs[by_pack[:-1]]
+    needs = np.empty(len(packs), np.int64)
+    needs[by_pack] = by_pack[is_new][np.cumsum(is_new) - 1]
+    return needs
 
 
 def _records(

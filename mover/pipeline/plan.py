@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mover.clock import Dice
-from mover.model.region import RegionKind, Regions
+from mover.model.region import RegionKind, Regions, distinct
 
 Unlisted = Literal["zero", "unchanged", "read"]
 """What a block is that no region touches: zero (full), unchanged (incremental), unknown."""
@@ -213,7 +213,7 @@ def _sample(spans: Regions, audit: Audit, after: int) -> tuple[Ints, Ints]:
     ranks_drawn = np.array(ranks, np.int64)
     at = np.searchsorted(passed, ranks_drawn, side="right") - 1
     drawn = spans.starts[at] + ranks_drawn - passed[at]
-    chosen = np.unique(np.concatenate([drawn, _behind(spans, after)]))
+    chosen = distinct(np.concatenate([drawn, _behind(spans, after)]))
     return chosen, np.ones(len(chosen), np.int64)
 
 
