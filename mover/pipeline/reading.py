@@ -29,6 +29,10 @@ _WINDOW_BLOCKS = 4096
 _WINDOWS_AHEAD = 2
 _MAP_READS = 8
 """Reads of the base map in flight for the audit."""
+_MAP_GAP_BLOCKS = 1024
+"""Blocks to be compared that lie nearer are looked up together: they share a node of the map, or two."""
+_MAP_READ_BLOCKS = 16 * 1024
+"""Blocks looked up together at most: half a MiB of ids."""
 
 
 class Contradiction(Exception):
@@ -126,14 +130,18 @@ class Reading:
             return expected
         gate = asyncio.Semaphore(_MAP_READS)
 
-        async def look_up(index: int) -> None:
+        async def look_up(near: list[int]) -> None:
+            first, last = spans[near[0]].first, spans[near[-1]]
             async with gate:
-                expected[index] = await base.ids(spans[index].first, spans[index].blocks)
+                ids = await base.ids(first, last.first + last.blocks - first)
+            for index in near:
+                start = (spans[index].first - first) * ID_BYTES
+                expected[index] = ids[start : start + spans[index].blocks * ID_BYTES]
 
         try:
             async with asyncio.TaskGroup() as group:
-                for index in wanted:
-                    group.create_task(look_up(index))
+                for near in _neighbourhoods(spans, wanted):
+                    group.create_task(look_up(near))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return expected
@@ -235,3 +243,18 @@ class Reading:
             return
         for start in range(0, len(view), self._block_bytes):
             yield view[start : start + self._block_bytes]
+
+
+def _neighbourhoods(spans: list[Piece], wanted: list[int]) -> Iterator[list[int]]:
+    """The wanted spans (by index, ascending) in groups that are looked up together."""
+    near: list[int] = []
+    for index in wanted:
+        if near:
+            first, last, span = spans[near[0]].first, spans[near[-1]], spans[index]
+            is_far = span.first - (last.first + last.blocks) >= _MAP_GAP_BLOCKS
+            if is_far or span.first + span.blocks - first > _MAP_READ_BLOCKS:
+                yield near
+                near = []
+        near.append(index)
+    if near:
+        yield near
