@@ -39,8 +39,13 @@ def modules() -> tuple[Module, ...]:
     return tuple(found)
 
 
-def imports(module: Module) -> Iterator[Import]:
+@cache
+def imports(module: Module) -> tuple[Import, ...]:
     """Absolute imports of a module; ``from a import b`` gives ``a.b`` where that is a module."""
+    return tuple(_imports(module))
+
+
+def _imports(module: Module) -> Iterator[Import]:
     names = {known.name for known in modules()}
     late = {node for function in functions(module) for node in ast.walk(function)}
     for node in ast.walk(module.tree):
