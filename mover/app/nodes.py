@@ -144,7 +144,6 @@ async def executor(
             async with Engine.running(
                 settings.state_dir,
                 operations,
-                node_name=settings.node.name,
                 side_by_side=settings.limits.vms,
                 clock=clock,
             ) as engine:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from dbos import DBOS, DBOSClient
 
 from mover.clock import Clock
-from mover.errors import JobError, MoverError, UsageError, all_errors
+from mover.errors import AmbiguousName, JobError, MoverError, UsageError, all_errors
 from mover.jobs.steps import Values
 
 APPLICATION = "mover"
@@ -86,25 +86,32 @@ class JobBook:
         job = await self.job(job_id)
         if job.state is not JobState.FAILED:
             raise UsageError(
-                f"Job {job_id} is {job.state}, so there is nothing to repeat",
+                f"Job {job.id} is {job.state}, so there is nothing to repeat",
                 remedy="See the jobs and their states with: mover job list",
             )
-        (self._state_dir / CANCEL_FOLDER / job_id).unlink(missing_ok=True)
-        await self._call(self._enqueue, job_id, job.attempt + 1, job.operation, dict(job.request))
-        return job_id
+        (self._state_dir / CANCEL_FOLDER / job.id).unlink(missing_ok=True)
+        await self._call(self._enqueue, job.id, job.attempt + 1, job.operation, dict(job.request))
+        return job.id
 
     async def cancel(self, job_id: str) -> None:
         """Ask a job to end in order; the executor sees it within a second."""
-        await self.job(job_id)
+        job = await self.job(job_id)
         folder = self._state_dir / CANCEL_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / job_id).touch()
+        (folder / job.id).touch()
 
     async def job(self, job_id: str) -> Job:
-        """The newest attempt at a job. Raises UsageError for an unknown id."""
-        found = await self.jobs(job_id)
+        """The newest attempt at a job, by its id or the beginning of it. Raises UsageError, AmbiguousName."""
+        found = await self.jobs(job_id) if job_id else []
+        ids = sorted({job.id for job in found})
         if not found:
-            raise UsageError(f"There is no job {job_id}", remedy="See the jobs with: mover job list")
+            raise UsageError(f"There is no job {job_id!r}", remedy="See the jobs with: mover job list")
+        if len(ids) > 1:
+            raise AmbiguousName(
+                f"{job_id} begins the ids of {len(ids)} jobs",
+                remedy=f"Write more of it: {', '.join(ids[:5])}.",
+                ids=ids,
+            )
         return found[0]
 
     async def jobs(self, job_id: str | None = None, *, limit: int = 100) -> list[Job]:

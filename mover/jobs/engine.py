@@ -32,6 +32,8 @@ from mover.jobs.steps import Call, Cancellation, Operation, Values, first_of, si
 from mover.metrics import JOBS, JOBS_RUNNING
 
 Result = TypeVar("Result")
+EXECUTOR = "executor"
+"""The one of this state folder; the lock proves that the former one is dead."""
 _QUEUE_POLL_S = 0.1
 _CANCEL_POLL_S = 0.5
 _LOG = logs.get(__name__)
@@ -90,7 +92,6 @@ class Engine:
         state_dir: Path,
         operations: Mapping[str, Operation],
         *,
-        node_name: str,
         side_by_side: int,
         clock: Clock,
     ) -> AsyncIterator[Engine]:
@@ -100,7 +101,7 @@ class Engine:
         """
         engine = cls(state_dir, operations, clock)
         threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        await engine._launch(node_name, side_by_side)
+        await engine._launch(side_by_side)
         try:
             async with asyncio.TaskGroup() as group:
                 watching = group.create_task(engine._watch_cancels())
@@ -116,13 +117,14 @@ class Engine:
         """True while this process works on the job."""
         return job_id in self._running
 
-    async def _launch(self, node_name: str, side_by_side: int) -> None:
+    async def _launch(self, side_by_side: int) -> None:
         path = prepare_database(self._state_dir)
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": f"sqlite:////{path.relative_to('/')}",
             "application_version": FORMAT_VERSION,
-            "executor_id": node_name,
+            # Not the node's name: whoever renames the node would strand the jobs that are to be continued.
+            "executor_id": EXECUTOR,
             # Below it speaks of each task that a failing sibling ends, and of a service of its makers.
             "log_level": "ERROR",
             "enable_otlp": False,

@@ -45,8 +45,7 @@ async def backup_vm(node: Node, values: Mapping[str, Any], steps: Steps) -> Valu
         async with node.lanes.lease(f"backup of {request.vm_uuid}"), _cleaned(node, request, steps.job_id):
             backup = Backup(node, request, steps)
             async with writing(node.repository, (request.vm_uuid, request.point_id)) as session:
-                point_id = await backup.run(session)
-        return point_report(await node.repository.load(point_id))
+                return await backup.run(session)
 
 
 @asynccontextmanager
@@ -72,39 +71,40 @@ class Backup:
         self._request = request
         self._steps = steps
 
-    async def run(self, session: Writing) -> str:
-        """The id of the point, committed."""
-        request, steps = self._request, self._steps
+    async def run(self, session: Writing) -> Values:
+        """The report of the point, committed."""
+        steps = self._steps
         seen = await steps.step("look", self._look)
+        if "committed" in seen:
+            return dict(seen["committed"])
         session.resume(await steps.step("open", session.open))
-        if not seen["is_committed"]:
-            frozen = await steps.step("freeze", self._freeze, seen)
-            plans = await steps.step("decide", self._decide, frozen, seen["excluded"])
-            work = CopyJob(
-                self._node,
-                steps.job_id,
-                request.vm_name,
-                load(Frozen, frozen).vm.cluster_uuid,
-                session.get,
-                steps.cancellation,
-            )
-            calls = [Call(f"disk {plan['disk']['device_uuid']}", copy_one, (work, plan)) for plan in plans["disks"]]
-            copied = await steps.together(calls)
-            await steps.step("commit", self._commit, session, frozen, plans, copied, seen["excluded"])
-        return request.point_id
+        frozen = await steps.step("freeze", self._freeze, seen)
+        plans = await steps.step("decide", self._decide, frozen, seen["excluded"])
+        work = CopyJob(
+            self._node,
+            steps.job_id,
+            self._request.vm_name,
+            load(Frozen, frozen).vm.cluster_uuid,
+            session.get,
+            steps.cancellation,
+        )
+        calls = [Call(f"disk {plan['disk']['device_uuid']}", copy_one, (work, plan)) for plan in plans["disks"]]
+        copied = await steps.together(calls)
+        return await steps.step("commit", self._commit, session, frozen, plans, copied, seen["excluded"])
 
     async def _look(self) -> Values:
-        """May it be backed up, is there room, what is left out; or was it committed by an earlier attempt?"""
+        """Was it committed by an earlier attempt; or may it be backed up, is there room, what is left out?"""
         node, request = self._node, self._request
         self._tell("look")
+        points = await node.repository.points(request.vm_uuid)
+        if any(point.id == request.point_id for point in points):
+            return {"committed": point_report(await node.repository.load(request.point_id))}
         vm = await node.hypervisor.vm(request.vm_uuid)
         check_may_back_up(vm, node.proxy_uuid)
         await check_proxy(node, vm.cluster_uuid, what=vm.name)
         excluded = exclusions(vm.data_disks(), request.exclude)
         await check_space(node, {disk.container_uuid for disk in vm.data_disks()})
-        points = await node.repository.points(request.vm_uuid)
-        is_committed = any(point.id == request.point_id for point in points)
-        return {"vm": dump(vm), "excluded": excluded, "is_committed": is_committed}
+        return {"vm": dump(vm), "excluded": excluded}
 
     async def _freeze(self, seen: Values) -> Values:
         self._tell("freeze")
@@ -155,7 +155,10 @@ class Backup:
     async def _commit(
         self, session: Writing, values: Values, plans: Values, copied: list[Values], excluded: Mapping[str, str]
     ) -> Values:
-        """All is durable, then the manifest; repeated after a crash it finds its own."""
+        """All is durable, then the manifest; repeated after a crash it finds its own.
+
+        Gives the report: once it stands, nothing that the store answers makes it a failure.
+        """
         node = self._node
         self._tell("commit")
         frozen = load(Frozen, values)
@@ -169,7 +172,7 @@ class Backup:
         await self._note_commit(frozen.snapshot.uuid, committing_at=0.0)
         _publish(point, frozen.vm)
         _LOG.info("committed", point=point.id, snapshot=frozen.snapshot.uuid, now=node.clock.now())
-        return {"point": point.id}
+        return point_report(point)
 
     async def _note_commit(self, snapshot_uuid: str, *, committing_at: float) -> None:
         for entry in await self._node.ledger.open_entries(self._steps.job_id, Kind.SNAPSHOT):

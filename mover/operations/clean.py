@@ -9,7 +9,7 @@ from typing import Any
 from mover import logs
 from mover.catalog.ledger import Entry, Kind, State
 from mover.config import HookSettings
-from mover.errors import HookFailed, HypervisorError, MoverError, NotFound, RepositoryError, StorageError
+from mover.errors import HookFailed, MoverError, NoSuchPoint, NotFound, RepositoryError, StorageError
 from mover.metrics import ORPHANS
 from mover.model.machine import Leftovers, Vm
 from mover.model.point import PointSummary
@@ -82,7 +82,7 @@ async def _bases(node: Node) -> tuple[dict[str, str] | None, list[PointSummary]]
             by_vm.setdefault(point.vm_uuid, []).append(point)
         newest = [base for base in map(newest_base, by_vm.values()) if base is not None]
         loaded = [await node.repository.load(base) for base in newest]
-    except (RepositoryError, StorageError) as error:
+    except (RepositoryError, StorageError, NoSuchPoint) as error:
         _LOG.warning("bases unknown, snapshots are left alone", error=error.message)
         return None, []
     bases = {point.snapshot_uuid: point.id for point in loaded if point.snapshot_uuid}
@@ -103,8 +103,9 @@ async def reconcile(node: Node, *, apply: bool) -> list[Done]:
         ORPHANS.labels(kind).set(sum(action.kind is kind and action.verb is not Verb.CLOSE for action in plan))
     if not apply:
         return [Done(action) for action in plan]
+    done = await carry_out(node, plan)
     await node.ledger.prune(older_than_s=2 * node.settings.prism.snapshot_life)
-    return await carry_out(node, plan)
+    return done
 
 
 async def settle(node: Node, job: str, *, vm_uuid: str = "") -> list[Action]:
@@ -114,11 +115,11 @@ async def settle(node: Node, job: str, *, vm_uuid: str = "") -> list[Action]:
     """
     try:
         plan = make_plan(await look(node, ended_job=job))
-    except (HypervisorError, RepositoryError, StorageError) as error:
+    except MoverError as error:
         _LOG.warning("cleaning up is put off", error=error.message)
         return [Action(Verb.WAIT, entry.kind, error.message, job=job) for entry in await node.ledger.open_entries(job)]
     mine = [action for action in plan if action.job == job or _is_former_base(action, vm_uuid)]
-    done = await carry_out(node, mine)
+    done = await carry_out(node, mine, ended_job=job)
     return [item.action for item in done if item.error or item.action.verb in (Verb.WAIT, Verb.LIST)]
 
 
@@ -143,23 +144,34 @@ async def drop_entry(node: Node, entry: Entry) -> None:
         vms={vm_uuid: await _vm(node, vm_uuid)},
         life_s=node.settings.prism.snapshot_life,
     )
-    for item in await carry_out(node, make_plan(seen)):
+    for item in await carry_out(node, make_plan(seen), ended_job=entry.job):
         if item.error is not None:
             raise item.error
 
 
-async def carry_out(node: Node, plan: Sequence[Action]) -> list[Done]:
-    """Do the actions in order; one that fails does not keep the others."""
+async def carry_out(node: Node, plan: Sequence[Action], *, ended_job: str | None = None) -> list[Done]:
+    """Do the actions in order; one that fails does not keep the others, one that is not due any more is left out."""
     done = []
     for action in plan:
         try:
             if action.verb in DOING:
+                if not await _is_due(node, action, ended_job):
+                    continue
                 await _do(node, action)
             done.append(Done(action))
         except MoverError as error:
             _LOG.warning("cleaning up failed", action=str(action.verb), identity=action.identity, error=error.message)
             done.append(Done(action, error))
     return done
+
+
+async def _is_due(node: Node, action: Action, ended_job: str | None) -> bool:
+    """Since the plan was made, the job was not ordered again, nor did it give the thing to the user."""
+    entry = action.entry
+    assert entry is not None
+    if entry.job != ended_job and entry.job in await node.active_jobs():
+        return False
+    return (await node.ledger.entry(entry.id)).state is not State.GIVEN
 
 
 async def _do(node: Node, action: Action) -> None:

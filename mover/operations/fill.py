@@ -76,14 +76,18 @@ async def fill_one(work: FillJob, values: Values) -> Values:
 
 
 async def _after_interruption(work: FillJob, plan: FillPlan) -> Values | None:
-    """Let go of what an interrupted try made; the row, if its clone was proven already."""
+    """Let go of what an interrupted try made; the row, if its clone was proven already and is there.
+
+    What an earlier attempt gave to a VM that was deleted since is gone with that VM.
+    """
     mine = [entry for entry in await work.node.ledger.entries(work.job) if entry.ordinal == plan.ordinal]
     disks = [entry for entry in mine if entry.kind in (Kind.ATTACHMENT, Kind.TEMPORARY_DISK)]
-    given = next((entry for entry in disks if entry.state is State.GIVEN), None)
     for entry in disks:
         if entry.is_open:
             await drop_entry(work.node, entry)
-    return dict(given.facts["row"]) if given is not None else None
+    given = {entry.identity: entry for entry in disks if entry.state is State.GIVEN}
+    there = (await work.node.hypervisor.vm(plan.vm_uuid)).disks if given else ()
+    return next((dict(given[disk.vmdisk_uuid].facts["row"]) for disk in there if disk.vmdisk_uuid in given), None)
 
 
 async def _fill(work: FillJob, plan: FillPlan, image: DiskImage, watch: DiskWatch) -> Values:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from mover import logs
-from mover.catalog.ledger import Kind
-from mover.errors import ConsistencyDowngraded, EffectUnknown, SnapshotIncomplete
+from mover.catalog.ledger import Entry, Kind
+from mover.errors import (
+    ConsistencyDowngraded,
+    EffectUnknown,
+    HookFailed,
+    LoginRefused,
+    NotFound,
+    RequestRefused,
+    RightsMissing,
+    SnapshotIncomplete,
+)
 from mover.model.machine import Consistency, Disk, Snapshot, SnapshotState, Vm
 from mover.operations.clean import run_owed_hook
 from mover.operations.hooks import run_hook
@@ -18,6 +28,8 @@ _LOG = logs.get(__name__)
 _ROUNDS = 3
 _TRIES = 3
 _PAUSE_S = 5.0
+# After these there is no snapshot and never will be; after others there may.
+_REFUSALS = (NotFound, RequestRefused, RightsMissing, LoginRefused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +104,22 @@ async def _snapshot_with_hooks(node: Node, request: BackupRequest, job: str) -> 
         warnings.append(await run_hook(request.hook("pre"), values, which="pre-snapshot"))
         frozen_at = node.clock.now()
         snapshot = await _snapshot(node, request, job)
-    except Exception:
+    except (Exception, asyncio.CancelledError):
+        # Also when the mover is told to stop: an application must not stay frozen until it starts again.
         if owed is not None:
-            await run_owed_hook(node, owed)
+            await _thaw_anyway(node, owed)
         raise
     if owed is not None:
         warnings.append(await run_owed_hook(node, owed))
     return snapshot, frozen_at, [text for text in warnings if text]
+
+
+async def _thaw_anyway(node: Node, owed: Entry) -> None:
+    """What failed before is the error that counts; that this failed too stands in the log."""
+    try:
+        await run_owed_hook(node, owed)
+    except HookFailed as error:
+        _LOG.warning("post-snapshot command after a failure", error=error.message)
 
 
 async def _snapshot(node: Node, request: BackupRequest, job: str) -> Snapshot:
@@ -121,6 +142,9 @@ async def _snapshot(node: Node, request: BackupRequest, job: str) -> Snapshot:
             if last:
                 raise
             await node.clock.sleep(_PAUSE_S)
+        except _REFUSALS:
+            await node.ledger.note(entry, settled=True)
+            raise
         else:
             await node.ledger.made(entry, snapshot.uuid)
             return snapshot

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Mapping
+from typing import IO
 
 from mover import logs
 from mover.config import HookSettings
@@ -52,27 +54,35 @@ async def run_hook(settings: HookSettings, values: Mapping[str, str], *, which: 
 
 
 async def _problem(command: list[str], settings: HookSettings) -> str | None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return f"could not be started: {error.strerror}"
-    try:
-        async with asyncio.timeout(settings.timeout):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        return f"was killed after {settings.timeout:g} s"
-    finally:
-        await _end(process)
-    if process.returncode in settings.accept:
-        return None
-    said = output.decode("utf-8", "replace").strip()[-_OUTPUT_SHOWN:]
+    # Into a file: however much it says costs no memory, and a child that it leaves behind (the holder of
+    # a database's lock) keeps nobody waiting.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"could not be started: {error.strerror}"
+        try:
+            async with asyncio.timeout(settings.timeout):
+                await process.wait()
+        except TimeoutError:
+            return f"was killed after {settings.timeout:g} s"
+        finally:
+            await _end(process)
+        if process.returncode in settings.accept:
+            return None
+        said = _end_of(output)
     return f"ended with exit code {process.returncode}" + (f": {said}" if said else "")
+
+
+def _end_of(output: IO[bytes]) -> str:
+    output.seek(max(0, output.seek(0, os.SEEK_END) - _OUTPUT_SHOWN))
+    return output.read(_OUTPUT_SHOWN).decode("utf-8", "replace").strip()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

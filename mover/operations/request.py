@@ -72,7 +72,7 @@ class RestoreRequest:
     point_id: str
     name: str
     nic_mode: str = "auto"
-    """keep | new-mac | disconnected | auto: new MACs while the original lives, else keep."""
+    """keep | new-mac | disconnected | auto: disconnected while the original lives, else keep."""
     network_map: Mapping[str, str] = field(default_factory=dict)
     container_map: Mapping[str, str] = field(default_factory=dict)
     """Saved container UUID → container UUID here."""

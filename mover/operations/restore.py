@@ -13,12 +13,20 @@ from typing import Any
 
 from mover import logs
 from mover.catalog.ledger import Kind
-from mover.errors import AmbiguousName, MoverError, NotFound, RequestRefused, SlotOccupied, UsageError
+from mover.errors import (
+    AmbiguousName,
+    HypervisorError,
+    MoverError,
+    NotFound,
+    RequestRefused,
+    SlotOccupied,
+    UsageError,
+)
 from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.jobs.steps import Call, Steps, Values
-from mover.model.machine import Slot
+from mover.model.machine import Slot, Vm
 from mover.model.point import DiskImage, ReadMode, RestorePoint
-from mover.operations.attach import free_slots
+from mover.operations.attach import BUS, SLOTS, free_slots
 from mover.operations.checks import check_container, check_proxy
 from mover.operations.clean import settle
 from mover.operations.fill import FillJob, FillPlan, fill_one
@@ -82,14 +90,14 @@ class _RestoreVm:
         work = FillJob(self._node, steps.job_id, self._request.name, point, reader.get, steps.cancellation)
         plans = [dump(self._fill_plan(n, image, plan, vm_uuid)) for n, image in enumerate(point.disks)]
         rows = await steps.together([Call(f"disk {p['device_uuid']}", fill_one, (work, p)) for p in plans])
-        warnings = await steps.step("finish", self._finish, vm_uuid, plan)
+        finished = await steps.step("finish", self._finish, vm_uuid, plan)
         return {
             "vm": self._request.name,
             "vm_uuid": vm_uuid,
             "point": point.id,
             "nic_mode": plan["nic_mode"],
-            "is_on": self._request.power_on,
-            "warnings": [*_missing(point), *warnings],
+            "is_on": finished["is_on"],
+            "warnings": [*_missing(point), *finished["warnings"]],
             "disks": rows,
         }
 
@@ -135,16 +143,22 @@ class _RestoreVm:
         await node.ledger.made(entry, vm_uuid)
         return vm_uuid
 
-    async def _finish(self, vm_uuid: str, plan: Values) -> list[str]:
+    async def _finish(self, vm_uuid: str, plan: Values) -> Values:
+        """Boot disk, power. The VM is whole now: that it cannot be powered on is no reason to delete it."""
         self._tell("finish")
         node = self._node
         entries = await node.ledger.entries(self._steps.job_id, Kind.VM)
         entry = next(entry for entry in entries if entry.identity == vm_uuid)
-        warnings = await node.hypervisor.finish_vm(vm_uuid, self._vm_request(plan, entry.facts["key"]))
-        if self._request.power_on:
-            await node.hypervisor.set_power(vm_uuid, on=True)
+        warnings = [*await node.hypervisor.finish_vm(vm_uuid, self._vm_request(plan, entry.facts["key"]))]
+        is_on = self._request.power_on
+        if is_on:
+            try:
+                await node.hypervisor.set_power(vm_uuid, on=True)
+            except HypervisorError as error:
+                is_on = False
+                warnings.append(f"It could not be powered on ({error.message}): start it in Prism.")
         await node.ledger.given(entry)
-        return list(warnings)
+        return {"warnings": warnings, "is_on": is_on}
 
     def _vm_request(self, plan: Values, key: str) -> VmRequest:
         return VmRequest(
@@ -215,17 +229,31 @@ async def _plan_disk(node: Node, request: RestoreDiskRequest, point: RestorePoin
     await check_proxy(node, target.cluster_uuid, what=target.name)
     if target.uuid == node.proxy_uuid:
         raise RequestRefused(
-            "The target is the Proxy VM itself", remedy="Restore into another VM, or to a file with --file."
+            "The target is the Proxy VM itself", remedy="Restore into another VM, or to a file with --to-file."
         )
-    if request.slot is not None and Slot.parse(request.slot) not in free_slots(target, first=0):
-        raise SlotOccupied(
-            f"Slot {request.slot} of {target.name} is occupied",
-            remedy=f"Leave --slot out, or choose a free one such as {free_slots(target)[0]}.",
-        )
+    _check_slot(request.slot, target)
     mapped = {"*": request.container_uuid} if request.container_uuid else {}
     containers = await choose_containers(node, (image,), mapped)
     plan = FillPlan(0, image.device_uuid, image.size_bytes, containers[image.device_uuid], target.uuid, request.slot)
     return {"vm": target.name, "disk": dump(plan)}
+
+
+def _check_slot(slot: str | None, target: Vm) -> None:
+    """Raises UsageError for what is no SCSI slot, SlotOccupied."""
+    if slot is None:
+        return
+    free = free_slots(target)
+    hint = f"choose a free one such as {free[0]}" if free else "free one: none is"
+    try:
+        wanted = Slot.parse(slot)
+    except ValueError:
+        wanted = None
+    if wanted is None or wanted.bus != BUS or wanted.index >= SLOTS:
+        raise UsageError(
+            f"{slot!r} is no SCSI slot, from {BUS}.0 to {BUS}.{SLOTS - 1}", remedy=f"Leave --slot out, or {hint}."
+        )
+    if wanted not in free:
+        raise SlotOccupied(f"Slot {slot} of {target.name} is occupied", remedy=f"Leave --slot out, or {hint}.")
 
 
 def image_at(point: RestorePoint, disk: str | None) -> DiskImage:

@@ -60,16 +60,24 @@ class Writing:
 
 @asynccontextmanager
 async def writing(repository: Repository, point: tuple[str, str]) -> AsyncIterator[Writing]:
-    """The session of a job's point. Ended with the block, by success or error; a stop leaves it to be resumed."""
+    """The session of a job's point. Ended with the block, by success or error; a stop leaves it to be resumed.
+
+    What befalls the session after the block has succeeded changes nothing: the point is committed.
+    """
     holder: Writing | None = None
+    has_succeeded = False
     try:
         async with asyncio.TaskGroup() as group:
             holder = Writing(repository, point, group)
             yield holder
+            has_succeeded = True
             await holder.stop()
     except BaseExceptionGroup as errors:
         first = first_of(errors)
         if holder is not None and isinstance(first, Exception):
             await holder.end()
+        if has_succeeded and isinstance(first, MoverError):
+            _LOG.warning("the session broke off after its work was done", error=first.message)
+            return
         raise first from None
     await holder.end()

@@ -133,7 +133,7 @@ async def run(order: dict[str, Any]) -> None:
                 BACKUP: functools.partial(job, backup_vm),
                 RESTORE: functools.partial(job, restore_vm),
             }
-            async with Engine.running(folder, operations, node_name="n1", side_by_side=2, clock=clock):
+            async with Engine.running(folder, operations, side_by_side=2, clock=clock):
                 await reconcile(node, apply=True)
                 done = await see_through(order["job"], w, book)
                 await reconcile(node, apply=True)

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from mover.clock import SystemClock
-from mover.errors import JobCancelled, JobError, NoSuchVm, StateFolderBusy, UsageError
+from mover.errors import AmbiguousName, JobCancelled, JobError, NoSuchVm, StateFolderBusy, UsageError
 from mover.jobs.book import JobBook, JobState
 from mover.jobs.engine import Engine
 from mover.jobs.lock import executor_lock, executor_pid
@@ -39,7 +39,7 @@ async def break_down(request, steps):
 
 
 def running(folder, **operations):
-    return Engine.running(folder, operations, node_name="n1", side_by_side=2, clock=CLOCK)
+    return Engine.running(folder, operations, side_by_side=2, clock=CLOCK)
 
 
 @pytest.fixture
@@ -129,8 +129,18 @@ async def test_the_error_of_the_block_is_raised_as_itself(tmp_path):
 
 
 async def test_an_unknown_job_is_refused(book):
-    with pytest.raises(UsageError, match="no job feed"):
-        await book.cancel("feed")
+    for name in ("feed", ""):
+        with pytest.raises(UsageError, match="no job"):
+            await book.cancel(name)
+
+
+async def test_a_job_is_known_by_the_beginning_of_its_id(book, tmp_path):
+    for job_id in ("abcd000000000001", "abef000000000002"):
+        await book.submit("job", {}, job_id=job_id)
+    with pytest.raises(AmbiguousName, match="2 jobs"):
+        await book.cancel("ab")
+    await book.cancel("abe")
+    assert [path.name for path in (tmp_path / "cancel").iterdir()] == ["abef000000000002"]
 
 
 def test_one_executor_per_folder(tmp_path):

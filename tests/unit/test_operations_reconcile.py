@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 
@@ -11,6 +12,7 @@ from mover.catalog.ledger import Entry, Kind, State
 from mover.errors import HookFailed, HypervisorUnreachable, StoreUnreachable
 from mover.metrics import REGISTRY
 from mover.model.machine import Consistency, Disk, DiskKind, Leftovers, Slot, Snapshot, SnapshotState, Vm
+from mover.operations.backup import backup_vm
 from mover.operations.clean import reconcile, settle
 from mover.operations.reconcile import INTENT_LIFE_S, Observed, Verb, make_plan
 from mover.units import GIB
@@ -266,6 +268,49 @@ async def test_a_failing_snapshot_thaws(w, tmp_path):
     with pytest.raises(HypervisorUnreachable):
         await w.backup(w.hypervisor.add_vm("web", [BLOCK]), post_snapshot=writing(log, "post"))
     assert log.read_text().split() == ["post"]
+
+
+async def test_the_first_of_two_failures_is_told(w, tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(HookFailed, match="pre-snapshot"):
+        await w.backup(
+            w.hypervisor.add_vm("web", [BLOCK]),
+            pre_snapshot=writing(log, "pre", 1),
+            post_snapshot=writing(log, "post", 1),
+        )
+    assert log.read_text().split() == ["pre", "post"]
+    assert await w.node.ledger.open_entries() == []
+
+
+async def test_a_stop_while_the_vm_is_frozen_thaws_it(w, tmp_path):
+    """An application must not stay frozen until the mover starts again; the job itself goes on then."""
+    log, snapshotting = tmp_path / "log", asyncio.Event()
+
+    async def hold(call):
+        if call == "snapshot":
+            snapshotting.set()
+            await asyncio.Event().wait()
+
+    w.hypervisor.on_call = hold
+    vm, steps = w.hypervisor.add_vm("web", [BLOCK]), w.steps()
+    request = w.request(vm, pre_snapshot=writing(log, "pre"), post_snapshot=writing(log, "post"))
+    task = asyncio.create_task(backup_vm(w.node, request.values(), steps))
+    await snapshotting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log.read_text().split() == ["pre", "post"]
+    assert [entry.kind for entry in await w.node.ledger.open_entries()] == [Kind.SNAPSHOT]
+    w.hypervisor.on_call = None
+    await backup_vm(w.node, request.values(), steps)
+    assert log.read_text().split() == ["pre", "post"] * 2
+
+
+async def test_a_child_that_a_command_leaves_behind_keeps_nobody_waiting(w, tmp_path):
+    """The usual way to hold a database's lock over a snapshot."""
+    command = {"command": ["/bin/sh", "-c", "sleep 5 & echo said; exit 0"], "timeout": 2.0}
+    report = await w.backup(w.hypervisor.add_vm("web", [BLOCK]), pre_snapshot=command)
+    assert report["warnings"] == []
 
 
 async def test_warnings_of_commands_reach_the_report(w, tmp_path):
