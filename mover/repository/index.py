@@ -161,8 +161,18 @@ class IndexView:
         return PackPlace(row["pack_id"].tobytes(), row["key_id"].tobytes(), int(row["pack_bytes"]))
 
     def pack_ids(self) -> set[bytes]:
-        """Every pack that the index lists."""
-        return {row.tobytes() for one in self._segments for row in one.packs["pack_id"][one.part().kept]}
+        """Every pack that an index object lists: not those that only told of themselves."""
+        found: set[bytes] = set()
+        for one in self._segments:
+            part = one.part()
+            is_object = np.array([source.startswith(layout.INDEX) for source in part.sources], bool)
+            packs = part.packs[part.kept]
+            found.update(row.tobytes() for row in packs["pack_id"][is_object[packs["reserved"]]])
+        return found
+
+    def joined(self, later: IndexView) -> IndexView:
+        """This view and behind it a later one: pack numbers of this one stay valid."""
+        return IndexView((*self._segments, *later._segments))
 
 
 _IS_LITTLE = np.little_endian

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from mover.repository.pack import RecordOpener
 from mover.repository.seal import Sealer, damaged
 from mover.repository.together import side_by_side
 from mover.storage.protocol import Bytes, Store
+
+Widen = Callable[[IndexView], Awaitable[IndexView]]
 
 SEALERS_KEPT = 256
 """Packs whose keys are at hand; making one again costs a few microseconds."""
@@ -39,8 +42,10 @@ class _Wanted(NamedTuple):
 class Records:
     """Opens records by the index of one moment. Any thread may open; reading is the loop's."""
 
-    def __init__(self, store: Store, opener: RecordOpener, view: IndexView) -> None:
+    def __init__(self, store: Store, opener: RecordOpener, view: IndexView, *, widen: Widen | None = None) -> None:
+        """widen: asked once for more, where a map names what the view lacks."""
         self._store, self._opener, self.view = store, opener, view
+        self._widen, self._widening = widen, asyncio.Lock()
         self._sealers: OrderedDict[int, Sealer] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,7 +89,9 @@ class Records:
 
     async def load_nodes(self, wanted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """(node id, plain bytes) → contents, in order. Raises Damaged, StorageError."""
-        places = self.view.locate(b"".join(node_id for node_id, _ in wanted))
+        node_ids = b"".join(node_id for node_id, _ in wanted)
+        await self._ensure(node_ids)
+        places = self.view.locate(node_ids)
         found: list[bytes] = [b""] * len(wanted)
         rows = []
         for at, (node_id, plain) in enumerate(wanted):
@@ -93,7 +100,17 @@ class Records:
             pack_no, offset, stored = (int(column[at]) for column in places[:3])
             rows.append(_Wanted(at, node_id, pack_no, offset, stored, plain))
         await side_by_side(partial(self._load_run, found), _runs(rows), at_once=READS_IN_FLIGHT)
+        await self._ensure(b"".join(found))
         return found
+
+    async def _ensure(self, ids: bytes) -> None:
+        """Look further, once, for records that the view does not know: an index object may be lost."""
+        if self._widen is None or not (self.view.locate(ids).state == PlaceState.MISSING).any():
+            return
+        async with self._widening:
+            widen, self._widen = self._widen, None
+            if widen is not None:
+                self.view = await widen(self.view)
 
     async def _load_run(self, found: list[bytes], run: Sequence[_Wanted]) -> None:
         begin, end = run[0].offset, max(row.offset + row.stored for row in run)

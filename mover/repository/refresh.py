@@ -12,7 +12,7 @@ from typing import TypeVar
 from mover.errors import Damaged, ObjectMissing, RepositoryError
 from mover.repository import layout
 from mover.repository.hold import new_session_id
-from mover.repository.index import IndexObject, LocalIndex
+from mover.repository.index import IndexObject, IndexView, LocalIndex
 from mover.repository.keys import Secrets
 from mover.repository.pack import Contents, read_contents
 from mover.repository.segment import Part
@@ -53,11 +53,22 @@ class IndexCache:
         async with self._lock:
             names = await self._follow_objects()
             if self.problems:
-                async for batch in self._unlisted_packs():
-                    part = IndexObject.of("packs", 0, batch).part()
-                    # Not the name of an index object: the next refresh drops these rows and looks again.
-                    await self._add([part._replace(sources=[layout.pack_name(batch[0].pack_id)])])
+                await self._ask_packs()
             return names
+
+    async def widen(self, view: IndexView) -> IndexView:
+        """That view, and what it lacks: later index objects, and packs that no index object lists."""
+        async with self._lock:
+            await self._follow_objects()
+            await self._ask_packs()
+            return view.joined(self.local.view())
+
+    async def _ask_packs(self) -> None:
+        """Have unlisted packs tell of themselves."""
+        async for batch in self._unlisted_packs():
+            part = IndexObject.of("packs", 0, batch).part()
+            # Not the name of an index object: the next refresh drops these rows and looks again.
+            await self._add([part._replace(sources=[layout.pack_name(batch[0].pack_id)])])
 
     async def _follow_objects(self) -> list[str]:
         infos = await self._index_infos()

@@ -25,7 +25,7 @@ from mover.repository.pack import Contents, RecordOpener, read_contents
 from mover.repository.packer import Packer
 from mover.repository.points import judge
 from mover.repository.reader import ReadSession
-from mover.repository.records import Records
+from mover.repository.records import Records, Widen
 from mover.repository.refresh import IndexCache, unwritable
 from mover.repository.session import Session
 from mover.repository.tools import Tools
@@ -176,7 +176,7 @@ class Repository:
             hold = None
         await self._clock.sleep(self.store.traits.list_lag_s)
         await self._cache.refresh()
-        return ReadSession(self._records(), hold, self._clock, self._tools.heartbeat_s)
+        return ReadSession(self._records(self._cache.widen), hold, self._clock, self._tools.heartbeat_s)
 
     async def leftovers(self) -> list[SessionRecord]:
         """Sessions that have not ended, of whatever process; unreadable ones are left out."""
@@ -219,7 +219,7 @@ class Repository:
     # --- index ---
 
     def listed_packs(self) -> set[bytes]:
-        """Ids of all packs that the index lists, as of the last session or reader opened."""
+        """Ids of all packs that index objects list, as of the last look at them."""
         return self._tools.local_index.view().pack_ids()
 
     async def pack_contents(self, pack_id: bytes, pack_bytes: int) -> Contents:
@@ -239,8 +239,8 @@ class Repository:
         """Write index objects for packs that none lists, and replace damaged ones; the new names."""
         return await self._cache.rebuild()
 
-    def _records(self) -> Records:
-        return Records(self.store, self._opener, self._tools.local_index.view())
+    def _records(self, widen: Widen | None = None) -> Records:
+        return Records(self.store, self._opener, self._tools.local_index.view(), widen=widen)
 
 
 def _local_index(folder: Path, descriptor: Descriptor) -> LocalIndex:

@@ -99,6 +99,8 @@ class _Check:
         self._report = CheckReport()
         self._sizes: dict[str, int | None] = {}
         """Of the packs that were looked at; None: it is missing."""
+        self._used: set[str] = set()
+        """Names of the packs that points need."""
 
     async def run(self, only: RestorePoint | None) -> CheckReport:
         damaged = {**self._repository.problems, **await self._repository.damaged_index()}
@@ -106,7 +108,14 @@ class _Check:
             self._note(name, error.message)
         if only is not None:
             await self._disks(only)
-            return self._report
+        else:
+            await self._all()
+        if not damaged:
+            for name in sorted(self._used - {layout.pack_name(one) for one in self._repository.listed_packs()}):
+                self._note(name, f"no index object lists {name}")
+        return self._report
+
+    async def _all(self) -> None:
         await self._packs()
         for line in await self._repository.points():
             if line.problem:
@@ -114,7 +123,6 @@ class _Check:
                 self._note(layout.point_name(line.vm_uuid, line.id), line.problem)
             else:
                 await self._point(line)
-        return self._report
 
     def _note_damage(self, error: Damaged | StorageError, name: str, point: str = "") -> None:
         """Raises what tells of the store as a whole, not of an object."""
@@ -211,6 +219,7 @@ class _Check:
         ends = places.offset_bytes + places.stored_bytes
         used = np.unique(places.pack_no[places.state == PlaceState.STORED])
         packs = {int(pack_no): self._reader.pack_name(int(pack_no)) for pack_no in used}
+        self._used.update(packs.values())
         unknown = [name for name in packs.values() if name not in self._sizes]
         await side_by_side(self._look_for, unknown, at_once=READS_IN_FLIGHT)
         for pack_no, name in packs.items():

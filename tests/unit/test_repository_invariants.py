@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from mover.clock import FakeClock
-from mover.errors import Damaged, MoverError, ObjectExists, StoreUnreachable
+from mover.errors import MoverError, ObjectExists, StoreUnreachable
 from mover.repository import layout
+from mover.repository.index import PlaceState
 from mover.repository.verify import check
 from mover.storage.memory import MemoryStore
 from tests.support.repositories import (
@@ -178,8 +179,11 @@ async def test_invariant_6_all_is_found_again_from_the_store_alone(tmp_path: Pat
     for name in names(store, "index/"):
         await store.delete(name)
     repository = await open_in(store, tmp_path / "fresh")
-    with pytest.raises(Damaged, match="no pack that the index knows"):
-        await restore(repository, "p2")
+    assert await restore(repository, "p2") == second
+    report = await check(repository)
+    assert {problem.object for problem in report.problems} <= set(names(store, "packs/"))
+    assert all("no index object" in problem.what for problem in report.problems)
+    assert report.problems
     made = await repository.rebuild_index()
     assert made == names(store, "index/") != []
     assert await restore(repository, "p2") == second
@@ -188,6 +192,41 @@ async def test_invariant_6_all_is_found_again_from_the_store_alone(tmp_path: Pat
     assert report.unlisted_packs == []
     assert await repository.rebuild_index() == []
     await repository.close()
+
+
+async def test_each_lost_index_object_is_read_around(tmp_path: Path):
+    """Nodes in one, blocks in another: whichever is lost, the packs tell."""
+    store = await make()
+    repository = await open_in(store, tmp_path / "writer", pack_bytes=12_000)
+    blocks = blocks_of(1, 12)
+    one = await repository.open_session(points=[(VM, "p1")])
+    for block in blocks[:6]:
+        one.store_block(memoryview(block))
+    await one.flush()
+    disk, _ = await copy_into(one, blocks)
+    await one.commit(point(one.id, [disk], "p1"))
+    await one.end()
+    await repository.close()
+    assert len(names(store, "index/")) == 2
+    for number, name in enumerate(names(store, "index/")):
+        poorer = copy_of(store)
+        await poorer.delete(name)
+        reading = await open_in(poorer, tmp_path / str(number))
+        assert await restore(reading, "p1") == blocks
+        await reading.close()
+
+
+async def test_a_point_committed_after_the_reader_opened_is_read(tmp_path: Path):
+    store = await make()
+    repository, other = await open_in(store, tmp_path / "one"), await open_in(store, tmp_path / "two")
+    reader = await repository.open_reader()
+    await backup(other, blocks_of(1, 12), "p1")
+    block_map = await reader.open_map((await repository.load("p1")).disks[0])
+    ids = await block_map.ids(0, 12)
+    assert not (reader.locate(ids).state == PlaceState.MISSING).any()
+    await reader.end()
+    await repository.close()
+    await other.close()
 
 
 async def test_a_damaged_index_object_is_named_read_around_and_replaced(tmp_path: Path):
