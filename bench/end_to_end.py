@@ -13,60 +13,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from bench import limit, peers, report
-from bench.measure import MIB, MemoryWatch, Run, folder_bytes, shell
+from bench import beside, limit, peers, report
+from bench.driver import Ours
+from bench.measure import Run, folder_bytes, shell
 from bench.sample_disk import SampleDisk, attached, build, empty_target, evict, reflink_folder
 from mover.config import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
-MANY_SHIFT = (128 << 20) + (96 << 10)
-
-
-class Ours:
-    """Our operations, each in a fresh process that has started before it is measured."""
-
-    name = "mover"
-
-    def __init__(self, folder: Path, data: dict[str, Any]) -> None:
-        self.repository, self.cache, self.data = folder / "mover", folder / "mover-cache", data
-
-    def prepare(self) -> None:
-        shutil.rmtree(self.cache, ignore_errors=True)
-        self._process({"operation": "init"}, is_measured=False)
-
-    def run(self, what: str, round_: int, **request: Any) -> Run:
-        found, peak = self._process({"operation": "restore" if what == "restore" else "backup", **request})
-        wall, cpu = found.pop("wall_s"), found.pop("cpu_s")
-        return Run(self.name, what, round_, wall, cpu, peak, folder_bytes(self.repository), found)
-
-    def _process(self, request: dict[str, Any], *, is_measured: bool = True) -> tuple[dict[str, Any], float]:
-        request |= {"repository": str(self.repository), "cache": str(self.cache), "data": self.data}
-        command = [sys.executable, "-m", "bench.ours", json.dumps(request)]
-        with (
-            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
-            MemoryWatch(process.pid) as memory,
-        ):
-            assert process.stdin is not None
-            assert process.stdout is not None
-            if is_measured:
-                process.stdout.readline()
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            said = process.stdout.read()
-        if process.returncode:
-            raise typer.Exit(1)
-        return json.loads(said), memory.peak_bytes / MIB
 
 
 def our_round(ours: Ours, disk: SampleDisk, first: Path, second: Path, folder: Path, round_: int) -> Iterator[Run]:
-    shutil.rmtree(ours.repository, ignore_errors=True)
     ours.prepare()
     points = {"full": "0001", "again": "0002", "incremental": "0003"}
     yield ours.run("full", round_, devices=[str(first)], point=points["full"])
@@ -115,24 +77,16 @@ def limit_round(device: Path, size: int, level: int, round_: int) -> Iterator[Ru
     yield Run("limit", "full", round_, max(read_s, wall), cpu, 0)
 
 
-def many_disks(ours: Ours, disk: SampleDisk) -> Run:
-    """Eight disks at once into one point, shifted against each other so that no block is known: for the memory."""
-    shutil.rmtree(ours.repository, ignore_errors=True)
-    ours.prepare()
-    with ExitStack() as stack:
-        devices = [
-            stack.enter_context(
-                attached(disk.first, read_only=True, offset=number * MANY_SHIFT, size=disk.size_bytes // 5 // MIB * MIB)
-            )
-            for number in range(8)
-        ]
-        return ours.run("8 disks at once", 0, devices=[str(device) for device in devices], point="0008")
-
-
 def _compare(restored: Path, wanted: Path, who: str) -> None:
     if subprocess.run(["cmp", "-s", str(restored), str(wanted)]).returncode:
         typer.echo(f"{who}: the restored disk differs", err=True)
         raise typer.Exit(1)
+
+
+def _repository_settings() -> dict[str, object]:
+    """What a repository is made and written with, as shipped."""
+    shipped = Settings().repository
+    return {"pack_size": shipped.pack_size, "uploads": shipped.uploads, "paranoid": shipped.paranoid}
 
 
 def main(
@@ -142,7 +96,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     size: Annotated[float, typer.Option(help="GiB of the disk.")] = 4.0,
     seed: int = 1,
-    only: Annotated[str, typer.Option(help="Comma-separated: mover,restic,borg,benji,zstd|dd,limit,many.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Comma-separated: mover,restic,borg,benji,zstd|dd,limit,many,s3,attach.")
+    ] = "",
     data: Annotated[str, typer.Option(help="JSON of data settings that differ from the defaults.")] = "{}",
     install_peers: Annotated[
         bool, typer.Option(help="Install restic, borg, benji: apt, and environments in FOLDER.")
@@ -159,7 +115,7 @@ def main(
         disk = build(place, size_bytes=size_bytes, seed=seed)
         hints = place / "hints.json"
         hints.write_text(json.dumps([{"offset": o, "length": n, "exists": "true"} for o, n in disk.regions]))
-        ours = Ours(place, settings)
+        ours = Ours(place / "mover", place / "mover-cache", settings)
         here = [peer for kind in peers.ALL if (peer := kind(tools, place)).is_here()]
         problems += [f"{kind.name}: not installed" for kind in peers.ALL if kind.name not in {p.name for p in here}]
         level = settings.get("level", Settings().data.level)
@@ -177,9 +133,15 @@ def main(
                     for run in part if not wanted or name in wanted else ():
                         runs.append(run)
                         typer.echo(report.line(run))
-            if not wanted or "many" in wanted:
-                runs.append(many_disks(ours, disk))
-                typer.echo(report.line(runs[-1]))
+            once: list[tuple[str, Iterator[Run]]] = [
+                ("many", beside.many_disks(ours, disk)),
+                ("s3", beside.object_store(place, disk, first, second, settings)),
+                ("attach", beside.first_read()),
+            ]
+            for name, part in once:
+                for run in part if not wanted or name in wanted else ():
+                    runs.append(run)
+                    typer.echo(report.line(run))
     machine = {
         "processor": next(
             (r.split(":")[1].strip() for r in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in r), ""
@@ -190,6 +152,7 @@ def main(
         "devices": "loop on reflinked XFS, direct I/O" if os.geteuid() == 0 else "files, direct I/O",
         "versions": {peer.name: peer.version() for peer in here},
         "settings": {**Settings().data.model_dump(), **settings},
+        "repository": {"encryption": "aes-256-gcm", **_repository_settings()},
         "size_bytes": size_bytes,
         "changed_bytes": sum(length for _, length in disk.regions),
         "problems": problems,

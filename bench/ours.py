@@ -172,7 +172,9 @@ async def main(request: dict[str, Any]) -> dict[str, Any]:
     data = settings.data.model_copy(update=request.get("data", {}))
     settings = replace_data(settings, data)
     clock = SystemClock()
-    store = await open_store(request["repository"], {}, clock=clock, create=request["operation"] == "init")
+    store = await open_store(
+        request["repository"], request["options"], clock=clock, create=request["operation"] == "init"
+    )
     if request["operation"] == "init":
         await Repository.init(store, passphrase=PASSPHRASE, clock=clock)
         return {}
