@@ -13,6 +13,7 @@ from mover.clock import Clock, SystemClock
 from mover.errors import MoverError
 from mover.metrics import LOOP_LAG
 from mover.operations.clean import reconcile
+from mover.operations.gauges import publish_newest
 
 _LOG = logs.get(__name__)
 _LAG_STEP_S = 0.25
@@ -43,9 +44,18 @@ async def serve(session: Session) -> None:
         async with serving(settings.serve, health) as url, asyncio.TaskGroup() as group:
             _LOG.info("serving", url=url, state_dir=str(settings.state_dir))
             session.console.remark(f"Serving {url}/metrics; jobs of {settings.state_dir} run here. Ctrl-C stops.")
+            group.create_task(_recall(executor))
             group.create_task(_measure_lag(clock))
             group.create_task(_reconcile(executor, pulse, clock, settings.serve.reconcile_every))
             group.create_task(_publish(executor, clock))
+
+
+async def _recall(executor: nodes.Executor) -> None:
+    """Metrics of VMs come from their newest points: an alert on them must outlive a restart."""
+    try:
+        await publish_newest(executor.node.repository)
+    except MoverError as error:
+        _LOG.warning("metrics of former points are unknown", error=error.message, remedy=error.remedy)
 
 
 async def _measure_lag(clock: Clock) -> None:

@@ -15,17 +15,17 @@ from mover import logs
 from mover.catalog.ledger import Kind
 from mover.errors import Damaged, MoverError
 from mover.jobs.steps import Call, Steps, Values
-from mover.metrics import VM_CONSISTENCY, VM_FULL_REASON, VM_LAST_SUCCESS, VM_UNPROTECTED_VGS
-from mover.model.machine import Consistency, Disk, SnapshotState, Vm
+from mover.model.machine import Disk, SnapshotState, Vm
 from mover.model.point import DiskImage, OtherDevice, ReadMode, RestorePoint
 from mover.operations.checks import check_proxy, check_space, warnings_of
 from mover.operations.clean import settle
 from mover.operations.copy import CopyJob, DiskPlan, copy_one, node_ids_of
 from mover.operations.decide import Base, Wishes, decide, newest_base, newest_full
 from mover.operations.freeze import Frozen, freeze
+from mover.operations.gauges import publish
 from mover.operations.node import Node
 from mover.operations.progress import Progress
-from mover.operations.report import classes_of_full, point_report
+from mover.operations.report import point_report
 from mover.operations.request import BackupRequest
 from mover.operations.select import check_may_back_up, exclusions
 from mover.operations.values import dump, load
@@ -169,10 +169,18 @@ class Backup:
         # Should the store's answer be lost, the manifest may come to be later, and need its base.
         await self._note_commit(frozen.snapshot.uuid, committing_at=node.clock.now())
         await open_session.commit(point)
-        await self._note_commit(frozen.snapshot.uuid, committing_at=0.0)
-        _publish(point, frozen.vm)
+        if not node.repository.store.traits.list_lag_s:
+            # Where lists lag the point is not seen yet by who decides on its snapshot: the note stays for that.
+            await self._note_commit(frozen.snapshot.uuid, committing_at=0.0)
+        await self._trust(frozen.vm.cluster_uuid, copied)
+        publish(point)
         _LOG.info("committed", point=point.id, snapshot=frozen.snapshot.uuid, now=node.clock.now())
         return point_report(point)
+
+    async def _trust(self, cluster_uuid: str, copied: list[Values]) -> None:
+        """A cluster whose unlisted space was all zero is believed from now on, unless another disk showed it lying."""
+        if any(item["confirms_unlisted"] for item in copied) and not any(item["mismatch"] for item in copied):
+            await self._node.ledger.trust_unlisted(cluster_uuid)
 
     async def _note_commit(self, snapshot_uuid: str, *, committing_at: float) -> None:
         for entry in await self._node.ledger.open_entries(self._steps.job_id, Kind.SNAPSHOT):
@@ -255,11 +263,3 @@ def _reading(vm: Vm) -> Values:
     for known_elsewhere in ("spec", "disks", "uuid", "cluster_uuid"):
         del reading[known_elsewhere]
     return reading
-
-
-def _publish(point: RestorePoint, vm: Vm) -> None:
-    VM_LAST_SUCCESS.labels(vm.name).set(point.created_at)
-    VM_CONSISTENCY.labels(vm.name).set(point.consistency is Consistency.APPLICATION)
-    VM_UNPROTECTED_VGS.labels(vm.name).set(len(vm.volume_groups()))
-    for reason, holds in classes_of_full(point.disks).items():
-        VM_FULL_REASON.labels(vm.name, reason).set(holds)

@@ -63,6 +63,7 @@ async def look(node: Node, *, ended_job: str | None = None) -> Observed:
         points=[point.id for point in points],
         unreadable_points=[point.id for point in points if point.problem],
         leftovers=await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid),
+        half_made=made,
         vms={uuid: await _vm(node, uuid) for uuid in sorted(named | made)},
         life_s=node.settings.prism.snapshot_life,
     )
@@ -141,6 +142,7 @@ async def drop_entry(node: Node, entry: Entry) -> None:
         points=(),
         unreadable_points=(),
         leftovers=Leftovers((), (), ()),
+        half_made={line.identity for line in await node.ledger.open_entries(entry.job, Kind.VM) if line.identity},
         vms={vm_uuid: await _vm(node, vm_uuid)},
         life_s=node.settings.prism.snapshot_life,
     )

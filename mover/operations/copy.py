@@ -123,11 +123,16 @@ async def _copy(work: CopyJob, plan: DiskPlan, watch: DiskWatch) -> Values:
     async with opened_device(
         node, attachment, writable=False, before=before, cancellation=work.cancellation, timer=timer
     ) as device:
-        result = await work.cancellation.unless(_read(work, plan, regions, device, watch))
+        result, is_first = await work.cancellation.unless(_read(work, plan, regions, device, watch))
     watch.phase("detach", result.reason)
     await timer.during("detach", unplug(node, entry))
     watch.phase("done", result.reason)
-    return _values(plan, result, {**timer.seconds, **result.seconds}, node.settings.data.block_size)
+    confirms = is_first and not result.mismatch and bool(result.audited.get("unlisted"))
+    return {
+        **_values(plan, result, {**timer.seconds, **result.seconds}, node.settings.data.block_size),
+        "mismatch": result.mismatch,
+        "confirms_unlisted": confirms,
+    }
 
 
 async def ask(node: Node, plan: DiskPlan) -> tuple[DiskPlan, Regions]:
@@ -159,7 +164,8 @@ async def _regions(node: Node, plan: DiskPlan, base_path: str | None) -> Regions
 
 async def _read(
     work: CopyJob, plan: DiskPlan, regions: Regions, device: ReadableDevice, watch: DiskWatch
-) -> DiskResult:
+) -> tuple[DiskResult, bool]:
+    """What came of it, and whether all unlisted space was compared since the cluster is not trusted yet."""
     node, data = work.node, work.node.settings.data
     session = await work.session()
     is_full = plan.mode is ReadMode.FULL
@@ -184,8 +190,11 @@ async def _read(
     result = await watch.during("copy", meter, copying)
     # The step's result names blocks: what it names must be there after a crash.
     await session.flush()
-    await _learn(work, result, is_first=is_first)
-    return result
+    if result.mismatch:
+        _LOG.error("the cluster's list of changes was wrong", reason=result.reason)
+        AUDIT_MISMATCHES.labels(work.vm_name).inc()
+        await node.ledger.distrust_unlisted(work.cluster_uuid)
+    return result, is_first
 
 
 async def _base_image(node: Node, plan: DiskPlan) -> DiskImage | None:
@@ -193,16 +202,6 @@ async def _base_image(node: Node, plan: DiskPlan) -> DiskImage | None:
         return None
     point = await node.repository.load(plan.base_point)
     return next(image for image in point.disks if image.device_uuid == plan.disk.device_uuid)
-
-
-async def _learn(work: CopyJob, result: DiskResult, *, is_first: bool) -> None:
-    """Trust a cluster whose unlisted space was all zero; withdraw it from one that lied."""
-    if result.mismatch:
-        _LOG.error("the cluster's list of changes was wrong", reason=result.reason)
-        AUDIT_MISMATCHES.labels(work.vm_name).inc()
-        await work.node.ledger.distrust_unlisted(work.cluster_uuid)
-    elif is_first and result.audited.get("unlisted"):
-        await work.node.ledger.trust_unlisted(work.cluster_uuid)
 
 
 def _values(plan: DiskPlan, result: DiskResult, seconds: dict[str, float], block_bytes: int) -> Values:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from mover.clock import Clock
 from mover.config import Settings
-from mover.errors import MoverError
+from mover.errors import MoverError, RepositoryMissing, StoreUnreachable
 from mover.hypervisor.protocol import About, Hypervisor
 from mover.model.machine import Vm
 from mover.operations.attach import free_slots
@@ -188,6 +188,13 @@ async def _store(ports: PreflightPorts) -> list[Line]:
             if damaged:
                 what = f"{len(damaged)} manifests cannot be read, the first is {damaged[0]}"
                 lines.append(Line("manifests", "problem", what, "Repair the store from a copy of it."))
+    except RepositoryMissing as error:
+        lines.append(Line("repository", "note", error.message, "Make one with: mover init"))
+    except StoreUnreachable as error:
+        # A folder that is not there is the usual state before the first ``mover init``, which makes it.
+        remedy = "Make the repository with: mover init. If there is one already: " + error.remedy
+        is_absent = not lines and "folder" in error.facts and not error.retryable
+        lines.append(Line("store", "note", error.message, remedy) if is_absent else _problem("store", error))
     except MoverError as error:
         lines.append(_problem("repository" if lines else "store", error))
     return lines

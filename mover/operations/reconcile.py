@@ -74,6 +74,8 @@ class Observed:
     unreadable_points: Collection[str]
     """Points whose manifest is damaged: what they need is not known, so it stays."""
     leftovers: Leftovers
+    half_made: Collection[str]
+    """VMs that a restore made and has not given to the user."""
     vms: Mapping[str, Vm | None]
     """The VMs that entries name, as they are now; None: gone."""
     life_s: float
@@ -127,7 +129,7 @@ def _plan_intended_disk(entry: Entry, vm: Vm, seen: Observed) -> Action:
         return _action(Verb.DETACH, entry, "our slot and our source: its job is over", disk.vmdisk_uuid)
     if not _is_like_empty(disk, entry):
         return _absent(entry, seen)
-    if facts.get("is_own_vm"):
+    if facts.get("is_own_vm") and facts["vm_uuid"] in seen.half_made:
         return _action(Verb.DETACH, entry, "an empty disk in a VM that this job made", disk.vmdisk_uuid)
     if facts.get("is_told_by_slot") and seen.now - entry.intended_at < INTENT_LIFE_S:
         return _action(
@@ -167,11 +169,26 @@ def _absent(entry: Entry, seen: Observed) -> Action:
 def _plan_vm(entry: Entry, seen: Observed) -> Iterator[Action]:
     if not entry.is_open:
         return
+    if not entry.identity and _has_rival(entry, seen):
+        yield _action(Verb.WAIT, entry, "a running job makes a VM of the same name: which is whose is seen later")
+        return
     there = _vms_of(entry, seen)
     for uuid in there:
         yield _action(Verb.DELETE_VM, entry, "its restore did not finish", uuid)
     if not there:
         yield _action(Verb.CLOSE, entry, "it does not exist any more") if entry.identity else _absent(entry, seen)
+
+
+def _has_rival(entry: Entry, seen: Observed) -> bool:
+    """A job that runs is about to make a VM of that name too, and has not said yet which one it is."""
+    return any(
+        other.kind is Kind.VM
+        and other.is_open
+        and not other.identity
+        and other.job in seen.active_jobs
+        and other.facts["name"] == entry.facts["name"]
+        for other in seen.entries
+    )
 
 
 def _vms_of(entry: Entry, seen: Observed) -> list[str]:

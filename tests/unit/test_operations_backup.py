@@ -24,11 +24,12 @@ from mover.errors import (
     UsageError,
 )
 from mover.hypervisor.protocol import ChangedRegions
-from mover.metrics import REGISTRY, VM_FULL_REASON
+from mover.metrics import REGISTRY, VM_CONSISTENCY, VM_FULL_REASON, VM_LAST_SUCCESS, VM_UNPROTECTED_VGS
 from mover.model.machine import Consistency, Disk, DiskKind, Slot
 from mover.model.point import ReadMode
 from mover.model.region import Regions
 from mover.operations.backup import backup_vm
+from mover.operations.gauges import publish_newest
 from mover.operations.node import ReadingNode
 from mover.operations.reconcile import INTENT_LIFE_S
 from mover.operations.tofile import restore_to_file
@@ -200,6 +201,53 @@ async def test_a_list_that_was_cut_short_is_found_out(tmp_path):
         assert await disk_bytes(w, report, "scsi.0") == w.hypervisor.bytes_of(vm, "scsi.0")
         assert not await w.node.ledger.trusts_unlisted(vm.cluster_uuid)
         assert REGISTRY.get_sample_value("mover_audit_mismatches_total", {"vm": "web"}) == 1
+
+
+async def test_trust_is_not_earned_by_one_disk_while_another_shows_a_lie(tmp_path):
+    async with world(tmp_path, data__audit_full=True, limits__disks=1) as w:
+        vm = w.hypervisor.add_vm("web", [6 * BLOCK, 6 * BLOCK], seed=3)
+        honest, asked = w.hypervisor._changed, []
+
+        def lies_of_the_first(path, base, size):
+            asked.append(path)
+            found = honest(path, base, size)
+            return dataclasses.replace(found, regions=Regions.of([], size_bytes=size)) if len(asked) == 1 else found
+
+        w.hypervisor._changed = lies_of_the_first
+        await w.backup(vm)
+        assert not await w.node.ledger.trusts_unlisted(vm.cluster_uuid)
+
+
+async def test_a_store_whose_lists_lag_costs_no_base(w, monkeypatch):
+    vm = w.hypervisor.add_vm("web", [BLOCK])
+    w.store.learn(dataclasses.replace(w.store.traits, list_lag_s=5.0))
+
+    async def nothing_yet(vm_uuid=None):
+        return []
+
+    with monkeypatch.context() as lagging:
+        lagging.setattr(w.node.repository, "points", nothing_yet)
+        await w.backup(vm)
+    await w.reconcile()
+    w.clock.elapsed += INTENT_LIFE_S
+    await w.reconcile()
+    w.assert_only_base()
+    assert modes(await w.backup(vm))["scsi.0"][0] == "incremental"
+
+
+async def test_metrics_of_vms_are_known_again_after_a_restart(w):
+    vm = w.hypervisor.add_vm("recalled", [BLOCK])
+    group = Disk("g1", Slot("scsi", 9), DiskKind.VOLUME_GROUP, volume_group_uuid="vg-1")
+    w.hypervisor.put(dataclasses.replace(vm, disks=(*vm.disks, group)))
+    await w.backup(vm)
+    w.clock.elapsed += 60
+    newest = await w.node.repository.load((await w.backup(vm))["point"])
+    for gauge in (VM_LAST_SUCCESS, VM_CONSISTENCY, VM_UNPROTECTED_VGS):
+        gauge.remove("recalled")
+    await publish_newest(w.node.repository)
+    names = ("last_success_timestamp_seconds", "application_consistent", "unprotected_volume_groups")
+    found = [REGISTRY.get_sample_value(f"mover_vm_{name}", {"vm": "recalled"}) for name in names]
+    assert found == [newest.created_at, 0, 1]
 
 
 async def test_excluded_disks_are_named_and_not_read(w):

@@ -58,7 +58,7 @@ def proxy(*disks):
     return Vm("proxy", "proxy", "c", None, True, disks)
 
 
-def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=None, now=NOW, points=()):
+def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=None, now=NOW, points=(), half_made=()):
     found = make_plan(
         Observed(
             now=now,
@@ -71,6 +71,7 @@ def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=
             points=points,
             unreadable_points=(),
             leftovers=Leftovers(tuple(snapshots), (), tuple(vms)),
+            half_made=half_made,
             vms={"proxy": proxy(*disks), **(there or {})},
             life_s=1e6,
         )
@@ -102,7 +103,9 @@ def test_what_a_running_job_made_stays():
 
 def test_while_the_repository_does_not_answer_snapshots_stay():
     given = entry(Kind.SNAPSHOT, identity="s1")
-    seen = Observed(NOW, INSTALL, "repo", [given], (), (), None, (), (), Leftovers((snapshot("s1"),), (), ()), {}, 1e6)
+    seen = Observed(
+        NOW, INSTALL, "repo", [given], (), (), None, (), (), Leftovers((snapshot("s1"),), (), ()), (), {}, 1e6
+    )
     assert make_plan(seen) == []
 
 
@@ -187,7 +190,9 @@ def test_an_empty_disk_is_ours_only_where_nobody_else_is_given_one():
     assert plan(entry(Kind.TEMPORARY_DISK, is_told_by_slot=False), disks=[disk()]) == [(Verb.LIST, "new")]
     assert plan(given, disks=[disk()], now=NOW + INTENT_LIFE_S) == [(Verb.LIST, "new")]
     in_our_vm = entry(Kind.TEMPORARY_DISK, is_told_by_slot=False, is_own_vm=True)
-    assert plan(in_our_vm, disks=[disk()], now=NOW + INTENT_LIFE_S) == [(Verb.DETACH, "new")]
+    assert plan(in_our_vm, disks=[disk()], now=NOW + INTENT_LIFE_S, half_made=["proxy"]) == [(Verb.DETACH, "new")]
+    # Once the VM is the user's, so may be the disk.
+    assert plan(in_our_vm, disks=[disk()], now=NOW + INTENT_LIFE_S) == [(Verb.LIST, "new")]
     for stranger in (
         disk(size_bytes=2 * GIB),
         disk(container_uuid="another"),
@@ -213,6 +218,15 @@ def test_an_intended_vm_is_found_by_mark_and_name_but_never_a_finished_one():
     assert plan(given, vms=[("other", "web2"), ("v2", "web3")]) == [(Verb.WAIT, "")]
     finished = entry(Kind.VM, identity="v1", state=State.GIVEN, job="00000000000000bb")
     assert plan(given, finished, vms=[("v1", "web2")]) == [(Verb.WAIT, "")]
+
+
+def test_a_vm_that_a_running_job_is_just_making_is_not_taken_for_a_lost_one():
+    lost, making = entry(Kind.VM), entry(Kind.VM, job="00000000000000bb")
+    active = ["00000000000000bb"]
+    assert plan(lost, making, vms=[("v2", "web2")], active=active) == [(Verb.WAIT, "")]
+    assert plan(lost, making, vms=[("v2", "web2")], active=active, now=NOW + INTENT_LIFE_S) == [(Verb.WAIT, "")]
+    made = dataclasses.replace(making, identity="v2", state=State.MADE)
+    assert plan(lost, made, vms=[("v1", "web2"), ("v2", "web2")], active=active) == [(Verb.DELETE_VM, "v1")]
 
 
 def test_hooks_run_before_anything_else():

@@ -215,6 +215,20 @@ async def test_disks_that_cannot_join(w, web, point):
     assert w.hypervisor.state.vms[target.uuid].disks == target.disks
 
 
+@pytest.mark.parametrize("slot", ["banana", "3", "sata.1", "scsi.256"])
+async def test_what_is_no_scsi_slot_is_said_to_be_none(w, point, slot):
+    with pytest.raises(UsageError, match="no SCSI slot"):
+        await into(w, point, "scsi.1", w.hypervisor.add_vm("target", [BLOCK]), slot=slot)
+
+
+async def test_a_vm_without_any_free_slot(w, point):
+    target = w.hypervisor.add_vm("target", [BLOCK])
+    others = [dataclasses.replace(target.disks[0], slot=Slot("scsi", n)) for n in range(256)]
+    w.hypervisor.put(dataclasses.replace(target, disks=tuple(others)))
+    with pytest.raises(SlotOccupied, match="is occupied"):
+        await into(w, point, "scsi.1", target, slot="scsi.4")
+
+
 async def test_a_file_needs_no_cluster(w, web, point, tmp_path):
     path = tmp_path / "disk.raw"
     w.hypervisor.fail(None, 1, How.ERROR)

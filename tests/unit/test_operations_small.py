@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mover.clock import SystemClock
 from mover.config import HookSettings
 from mover.errors import (
     AmbiguousName,
@@ -17,7 +18,9 @@ from mover.errors import (
     HypervisorUnreachable,
     NoSuchVm,
     ProxyUnfit,
+    RepositoryMissing,
     RequestRefused,
+    StoreUnreachable,
     UsageError,
 )
 from mover.hypervisor.protocol import About
@@ -29,6 +32,7 @@ from mover.operations.request import BackupRequest, RestoreDiskRequest, RestoreR
 from mover.operations.select import exclusions, select_vms
 from mover.operations.values import dump, load
 from mover.storage.probe import probe
+from mover.storage.stack import open_store
 from mover.units import GIB
 from tests.support.fakehypervisor import CLUSTER
 from tests.support.world import world
@@ -260,3 +264,26 @@ async def test_what_cannot_be_reached_is_a_line_and_not_an_end(tmp_path):
         (tmp_path / "file").touch()
         lines = await lines_of(ports(w, settings=settings))
     assert lines["state folder"].state == "problem"
+
+
+async def test_before_the_first_init_the_repository_is_a_note(tmp_path):
+    @asynccontextmanager
+    async def folder():
+        yield await open_store(str(tmp_path / "none"), {}, clock=SystemClock())
+
+    @asynccontextmanager
+    async def nothing():
+        raise RepositoryMissing("There is no repository at this place", remedy="Check the address.")
+        yield
+
+    @asynccontextmanager
+    async def away():
+        raise StoreUnreachable("No answer from the store", remedy="See the network.")
+        yield
+
+    async with world(tmp_path) as w:
+        line = (await lines_of(ports(w, store=folder)))["store"]
+        assert (line.state, "mover init" in line.remedy, "Mount" in line.remedy) == ("note", True, True)
+        line = (await lines_of(ports(w, repository=nothing)))["repository"]
+        assert (line.state, line.remedy) == ("note", "Make one with: mover init")
+        assert (await lines_of(ports(w, store=away)))["store"].state == "problem"
