@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -54,17 +55,18 @@ def disks_table(reports: Sequence[Values]) -> Table:
     return table
 
 
-def backup_notes(reports: Sequence[Values]) -> Text:
+def backup_notes(reports: Sequence[Values]) -> RenderableType:
     """Point ids, how each disk was read and why, and what is missing from the points."""
-    text = Text()
+    parts: list[RenderableType] = []
     for report in reports:
-        text.append(f"{report['vm']}  point {report['point']}  {report['consistency']}-consistent\n")
+        parts.append(Text(f"{report['vm']}  point {report['point']}  {report['consistency']}-consistent"))
+        notes = Table.grid(padding=(0, 1, 0, 0))
         for disk in report["disks"]:
-            text.append(f"  {disk['disk']}  {disk['mode']}: {disk['reason']}\n", "dim")
+            notes.add_row("", Text(disk["disk"], "dim"), Text(f"{disk['mode']}: {disk['reason']}", "dim"))
         for warning in report["warnings"]:
-            text.append(f"  warning: {warning}\n", "yellow")
-    text.rstrip()
-    return text
+            notes.add_row("", Text("warning", "yellow"), Text(warning, "yellow"))
+        parts.append(notes)
+    return Group(*parts)
 
 
 def points_table(points: Sequence[Values]) -> Table:

@@ -81,6 +81,9 @@ def test_the_first_hour_of_a_user(desk):
         done = desk.run(*words)
         assert done.code == 0, done.err
         assert isinstance(desk.run(words[0], "--json").json, dict)
+
+
+def test_a_backup_and_a_restore(desk):
     backed_up = desk.process("backup", "two")
     assert backed_up.code == 0, backed_up.err
     assert all(len(line) <= 80 for line in backed_up.out.splitlines())

@@ -132,7 +132,7 @@ def test_a_store_that_fills_up_or_turns_read_only(desk):
         outcome.refuses(STORE, "storage.full", "repository")
         desk.nothing_is_left()
         subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
-        desk.run("backup", "one").refuses(STORE, "storage.denied", "read-only")
+        desk.run("backup", "one").refuses(STORE, "storage.denied", "Read-only")
         desk.nothing_is_left()
         assert desk.run("points").code == 0
     finally:

@@ -141,8 +141,11 @@ class Desk:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("MOVER_")}
-        return {**kept, "MOVER_CONFIG": str(self.config), "PYTHONUNBUFFERED": "1"}
+        """Where bytecode is not kept, each start would compile everything anew."""
+        dropped = ("MOVER_", "PYTHONDONTWRITEBYTECODE")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+        bytecode = str(self.folder / "bytecode")
+        return {**kept, "MOVER_CONFIG": str(self.config), "PYTHONPYCACHEPREFIX": bytecode, "PYTHONUNBUFFERED": "1"}
 
     def backed_up(self, *words: str) -> dict[str, Any]:
         """Back up, which must work; the report of the first VM."""
