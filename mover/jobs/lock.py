@@ -61,7 +61,7 @@ def _take(descriptor: int, state_dir: Path) -> None:
         pid = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
         raise StateFolderBusy(
             f"Process {pid} already runs jobs for the state folder {state_dir}",
-            remedy="Let it finish, send it the job instead, or use another --state-dir.",
+            remedy="Let it finish or stop it; or use another state folder: --set state_dir=FOLDER.",
             retryable=True,
             pid=pid,
         ) from None

@@ -25,7 +25,7 @@ from mover.errors import (
 from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.jobs.steps import Call, Steps, Values
 from mover.model.machine import Slot, Vm
-from mover.model.point import DiskImage, ReadMode, RestorePoint
+from mover.model.point import ID_BYTES, ZERO_ID, DiskImage, ReadMode, RestorePoint
 from mover.operations.attach import BUS, SLOTS, free_slots
 from mover.operations.checks import check_container, check_proxy
 from mover.operations.clean import settle
@@ -214,8 +214,15 @@ async def choose_containers(node: Node, images: tuple[DiskImage, ...], mapped: M
 
 async def _check_room(node: Node, images: tuple[DiskImage, ...], chosen: Mapping[str, str]) -> None:
     for uuid in set(chosen.values()):
-        needed = sum(image.size_bytes for image in images if chosen[image.device_uuid] == uuid and image.node_ids)
+        needed = sum(_room_of(image) for image in images if chosen[image.device_uuid] == uuid)
         await check_container(node, uuid, needed_bytes=needed)
+
+
+def _room_of(image: DiskImage) -> int:
+    """What the image takes at most: where its map is all zero nothing is written, and containers are thin."""
+    ids = (image.node_ids[at : at + ID_BYTES] for at in range(0, len(image.node_ids), ID_BYTES))
+    holding = sum(node_id != ZERO_ID for node_id in ids)
+    return min(image.size_bytes, holding * image.fan_out * image.block_bytes)
 
 
 async def _plan_disk(node: Node, request: RestoreDiskRequest, point: RestorePoint) -> Values:

@@ -23,14 +23,15 @@ from mover.errors import (
 )
 from mover.metrics import REGISTRY
 from mover.model.machine import DiskKind, Slot
+from mover.model.point import ID_BYTES, ZERO_ID, DiskImage, ReadMode
 from mover.operations.node import ReadingNode
 from mover.operations.reconcile import INTENT_LIFE_S
 from mover.operations.request import RestoreDiskRequest
-from mover.operations.restore import restore_disk_into
+from mover.operations.restore import choose_containers, restore_disk_into
 from mover.operations.tofile import restore_to_file
 from mover.operations.verify import verify_point
 from mover.units import MIB
-from tests.support.fakehypervisor import NETWORK, How
+from tests.support.fakehypervisor import CONTAINER, NETWORK, How
 from tests.support.world import BLOCK, world
 
 TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
@@ -118,6 +119,18 @@ async def test_room_for_all_disks_is_looked_at_first(tmp_path):
         with pytest.raises(SpaceShort):
             await w.restore(report["point"], "web2")
         w.assert_only_base()
+
+
+async def test_a_thin_disk_needs_room_for_what_it_holds(w):
+    """Two of its twelve map nodes hold something."""
+    node_bytes = 1024 * MIB
+    ids = (ZERO_ID * 5 + bytes([1]) * ID_BYTES) * 2
+    image = DiskImage("d", Slot("scsi", 0), 12 * node_bytes, ReadMode.FULL, "no base", "v", CONTAINER, MIB, 1024, ids)
+    w.hypervisor.state.free_bytes = 2 * node_bytes
+    assert await choose_containers(w.node, (image,), {}) == {"d": CONTAINER}
+    w.hypervisor.state.free_bytes -= 1
+    with pytest.raises(SpaceShort):
+        await choose_containers(w.node, (image,), {})
 
 
 async def test_a_clone_that_is_not_proven_keeps_nothing(w, point):
