@@ -16,7 +16,12 @@ async def points(session: Session, vm: str | None) -> None:
     async with stores.repository(session.settings, SystemClock()) as repository:
         found = await repository.points()
     wanted = [point for point in found if vm in (None, point.vm_name, point.vm_uuid)]
-    rows = [{**point_row(point), "problem": point.problem} for point in wanted]
+    # Each point says that it was meant as a base; the next incremental stands on the newest one only.
+    bases = {point.vm_uuid: point.id for point in found if point.is_base and not point.problem}
+    rows = [
+        {**point_row(point), "is_base": bases.get(point.vm_uuid) == point.id, "problem": point.problem}
+        for point in wanted
+    ]
     table = points_table(rows) if rows else Text("No restore points yet." if vm is None else f"None of {vm}.")
     problems = [Text(f"{row['point'][:8]}: {row['problem']}", "red") for row in rows if row["problem"]]
     session.console.answer({"points": rows}, table, *problems)

@@ -176,7 +176,7 @@ def test_excluded_disks_are_named_and_come_back_empty(desk):
     assert report["disks"][1]["mode"] == "excluded"
     restored = desk.run("restore", report["point"], "--name", "two-again", "--json")
     assert restored.code == 0, restored.out
-    assert [disk.size_bytes for disk in desk.lab.vms["two-again"].disks if not disk.is_cdrom] == [
+    assert [disk.size_bytes for disk in desk.lab.vms["two-again"].disks if disk.kind == "DISK"] == [
         row["size_bytes"] for row in report["disks"]
     ]
     desk.act("delete_vm", vm="two-again")
