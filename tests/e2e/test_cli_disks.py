@@ -176,9 +176,9 @@ def test_excluded_disks_are_named_and_come_back_empty(desk):
     assert report["disks"][1]["mode"] == "excluded"
     restored = desk.run("restore", report["point"], "--name", "two-again", "--json")
     assert restored.code == 0, restored.out
-    assert [disk.size_bytes for disk in desk.lab.vms["two-again"].disks if disk.kind == "DISK"] == [
-        row["size_bytes"] for row in report["disks"]
-    ]
+    made = {disk.label: disk.size_bytes for disk in desk.lab.vms["two-again"].disks if disk.kind == "DISK"}
+    assert made == {row["disk"]: row["size_bytes"] for row in report["disks"]}
+    assert not any(desk.lab.disk_path("two-again", "scsi.1").read_bytes())
     desk.act("delete_vm", vm="two-again")
     desk.run("backup", "two", "--exclude", "scsi").refuses(2, "usage", "excluded")
     desk.run("backup", "two", "--exclude", "?").refuses(2, "usage", "'?'")
