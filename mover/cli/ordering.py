@@ -70,7 +70,9 @@ async def _see_through(
         for job in await _all_ended(book, [job.id for job in earlier]):
             words = f"failed: {job.error.message}" if job.error else "done"
             session.console.remark(f"Continued {name_of(job)} ({job.id}): {words}", "yellow" if job.error else "")
-        return await _all_ended(book, ids)
+        ended = await _all_ended(book, ids)
+        await _others_ended(book)
+        return ended
     except asyncio.CancelledError:
         if session.stop.is_wished:
             raise
@@ -82,6 +84,12 @@ async def _see_through(
             "Interrupted: jobs that had not ended were cancelled, and committed no restore point",
             remedy="Run the command again: what was stored already is not stored twice.",
         ) from None
+
+
+async def _others_ended(book: JobBook) -> None:
+    """See jobs through that other commands handed to us meanwhile: nobody else runs them."""
+    while active := await book.active():
+        await _all_ended(book, sorted(active))
 
 
 async def _end_in_order(executor: nodes.Executor, ids: Sequence[str], console: Console) -> None:
