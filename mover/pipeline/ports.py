@@ -55,6 +55,9 @@ class BlockWriter(Protocol):
     def block_id(self, data: memoryview) -> bytes:
         """Sync. The id that ``store_block`` would give it."""
 
+    def interrupt(self) -> None:
+        """On the loop, by who is cancelled: the session is given up, ``store_block`` waits no longer and raises."""
+
 
 class BlockPlaces(Protocol):
     """Where records are: columns with one row per id asked for."""

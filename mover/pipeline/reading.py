@@ -88,6 +88,8 @@ class Reading:
         self._meter.plan(self._plan.read_bytes)
         lane = Lane()
         lane.when_stopped(self._stop_feeding)
+        # A thread may wait for room in a pack, and whoever makes room is cancelled only after us.
+        lane.when_cancelled(self._session.interrupt)
         with self._workers.disk_buffers(lane, self._read_bytes) as buffers:
             async with asyncio.TaskGroup() as group:
                 feeding = group.create_task(self._feed(lane))

@@ -57,10 +57,15 @@ class Lane:
         self._lock = threading.Lock()
         self._inside = 1
         self._on_stop: list[Callable[[], object]] = []
+        self._on_cancel: list[Callable[[], object]] = []
 
     def when_stopped(self, action: Callable[[], object]) -> None:
         """Call ``action`` once, on any thread, when the lane fails: it wakes who waits."""
         self._on_stop.append(action)
+
+    def when_cancelled(self, action: Callable[[], object]) -> None:
+        """Call ``action`` on the loop when ``drain`` is cancelled: it frees threads that wait for others."""
+        self._on_cancel.append(action)
 
     def enter(self) -> None:
         with self._lock:
@@ -115,6 +120,8 @@ class Lane:
                 await asyncio.wait([self._drained])
             except asyncio.CancelledError as error:
                 self.fail(error)
+                for action in self._on_cancel:
+                    action()
 
 
 Work = Callable[[Scratch], None]

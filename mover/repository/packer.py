@@ -100,7 +100,11 @@ class Packer:
     ) -> int:
         """Seal one record into the open pack; its stored bytes. May wait for an upload to end."""
         stored_bytes = len(packed) + FRAME_OVERHEAD_BYTES
-        pack, number, memory = self._place(owner, block_id, stored_bytes, plain_bytes, codec, kind)
+        try:
+            pack, number, memory = self._place(owner, block_id, stored_bytes, plain_bytes, codec, kind)
+        except BaseException:
+            self._drop_unwanted()
+            raise
         try:
             sealer = pack.builder.sealer
             sealer.seal_into(
@@ -132,6 +136,13 @@ class Packer:
                 self._is_opening = True
                 self._slots_free -= 1
             self._open_new(stored_bytes)
+
+    def _drop_unwanted(self) -> None:
+        """The open pack, if the session of its opener ended before it took a place in it."""
+        with self._changed:
+            pack = self._open
+            gone = self._drop(pack) if pack is not None and not pack.owners else None
+        self._after(gone)
 
     def _may_place(self, stored_bytes: int) -> bool:
         """Whether there is a pack with room, or none open and a slot for a new one. Closes a pack without room."""

@@ -81,6 +81,7 @@ class Session:
         self._flushes = 0
         """How many wait for the former to be stored."""
         self._has_ended = False
+        self._is_interrupted = False
         self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -175,7 +176,7 @@ class Session:
         except asyncio.CancelledError:
             self._leave(_interrupted(self.id))
             raise
-        if not self._has_ended:
+        if not self._has_ended and not self._is_interrupted:
             if self._error is not None:
                 self._leave(self._error)
             self.check()
@@ -184,6 +185,11 @@ class Session:
         """Let ``run`` return once the uploads in flight are through."""
         self._stopped.set()
         self._changed.set()
+
+    def interrupt(self) -> None:
+        """Give up, by who is cancelled: threads that wait for room hear of it, ``run`` returns in silence."""
+        self._is_interrupted = True
+        self._leave(_interrupted(self.id))
 
     async def flush(self) -> None:
         """All that was stored or found so far is durable, and its index too. Raises what ended the session."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import urllib.request
+from functools import partial
 
 import pytest
 
@@ -34,6 +35,8 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
             env=desk.environment,
+            # Started in the background, the test run ignores SIGINT, and so would its children.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)

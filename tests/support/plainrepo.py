@@ -99,6 +99,9 @@ class PlainRepository:
         self._called("block_id")
         return id_of(data)
 
+    def interrupt(self) -> None:
+        self._called("interrupt")
+
     def new_map(self, *, size_bytes: int, block_bytes: int, base: PlainMap | None, inherit: bool) -> PlainMap:
         ids = bytearray(-(-size_bytes // block_bytes) * ID_BYTES)
         if inherit and base is not None:

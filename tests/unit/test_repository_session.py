@@ -265,6 +265,35 @@ async def test_a_thread_that_waits_for_a_slot_hears_of_the_end(tmp_path: Path):
     await repository.close()
 
 
+async def test_a_pack_that_is_opened_when_its_session_ends_is_let_go(tmp_path: Path):
+    store = Gate()
+    await make(store)
+    held: list[int] = []
+    is_opening, may_open = threading.Event(), threading.Event()
+
+    def reserve(size_bytes: int) -> None:
+        if held:
+            is_opening.set()
+            assert may_open.wait(30)
+        held.append(size_bytes)
+
+    repository = await open_in(store, tmp_path, pack_bytes=10_000, uploads=1, reserve=reserve, release=held.remove)
+    one = await repository.open_session(points=[])
+    store.opened.clear()
+    running = asyncio.create_task(one.run())
+    copying = asyncio.create_task(copy_into(one, [random.Random(n).randbytes(4096) for n in range(20)]))
+    await on_thread(is_opening.wait)
+    one.interrupt()
+    may_open.set()
+    with pytest.raises(RepositoryError, match="interrupted"):
+        await copying
+    running.cancel()
+    await asyncio.wait([running])
+    assert held == []
+    await one.end()
+    await repository.close()
+
+
 async def test_reserving_may_fail(tmp_path: Path):
     def refuse(_: int) -> None:
         raise MemoryError("no room")
