@@ -10,7 +10,7 @@ from typing import Literal
 import orjson
 
 from mover.clock import Clock, secret_bytes
-from mover.errors import ObjectMissing, SessionVoided
+from mover.errors import ObjectMissing, RepositoryError, SessionVoided
 from mover.repository import layout
 from mover.repository.keys import Secrets
 from mover.repository.layout import ObjectKind
@@ -127,3 +127,15 @@ def voided(session_id: str) -> SessionVoided:
         remedy="Run the job again: it starts a new session and finds what was stored before.",
         session=session_id,
     )
+
+
+def interrupted(session_id: str) -> RepositoryError:
+    """What a session's threads hear when whoever ran it was cancelled."""
+    return RepositoryError(
+        f"Session {session_id} was interrupted", remedy="Run the job again: it goes on from what is durable."
+    )
+
+
+def ended(session_id: str) -> RepositoryError:
+    """What they hear when it was ended."""
+    return RepositoryError(f"Session {session_id} has ended", remedy="Open a new session.")

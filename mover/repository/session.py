@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 
 from blake3 import blake3
 
-from mover.errors import MoverError, ObjectExists, RepositoryError
+from mover.errors import MoverError, ObjectExists
 from mover.model.point import ZERO_ID, DiskImage, RestorePoint
 from mover.repository import layout
 from mover.repository.blockmap import MapReader
-from mover.repository.hold import Hold
+from mover.repository.hold import Hold, ended, interrupted
 from mover.repository.index import IndexObject
 from mover.repository.keys import Secrets
 from mover.repository.layout import FrameKind
@@ -174,7 +174,7 @@ class Session:
         except BaseExceptionGroup as errors:
             self.fail(first_of(errors))
         except asyncio.CancelledError:
-            self._leave(_interrupted(self.id))
+            self._leave(interrupted(self.id))
             raise
         if not self._has_ended and not self._is_interrupted:
             if self._error is not None:
@@ -189,7 +189,7 @@ class Session:
     def interrupt(self) -> None:
         """Give up, by who is cancelled: threads that wait for room hear of it, ``run`` returns in silence."""
         self._is_interrupted = True
-        self._leave(_interrupted(self.id))
+        self._leave(interrupted(self.id))
 
     async def flush(self) -> None:
         """All that was stored or found so far is durable, and its index too. Raises what ended the session."""
@@ -232,7 +232,7 @@ class Session:
         """Hold nothing any more and remove the session object."""
         self._has_ended = True
         self.stop()
-        self._leave(_ended(self.id))
+        self._leave(ended(self.id))
         await self._hold.end()
 
     # --- what the packer tells ---
@@ -344,13 +344,3 @@ def _sealed_delta(
 def _contents(pack: Pack) -> Contents:
     assert pack.contents is not None
     return pack.contents
-
-
-def _interrupted(session_id: str) -> RepositoryError:
-    return RepositoryError(
-        f"Session {session_id} was interrupted", remedy="Run the job again: it goes on from what is durable."
-    )
-
-
-def _ended(session_id: str) -> RepositoryError:
-    return RepositoryError(f"Session {session_id} has ended", remedy="Open a new session.")
