@@ -1,3 +1,4 @@
+# make install   what mover needs, into .venv
 # make demo   see a backup, an incremental and three kinds of restore, against the lab
 # make test   all tests, with the real servers they need
 # make check  what a developer runs before a commit: format, lint, types, floors, unit tests
@@ -8,7 +9,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS ?= 2
 
-.PHONY: demo test test-long check lock reference tools bench clean
+.PHONY: install demo test test-long check lock reference tools bench clean
+
+install: $(VENV)/.ready tools
 
 demo: $(VENV)/.ready tools
 	@$(BIN)/mover demo
