@@ -80,7 +80,7 @@ def _fill(staging: Path, size_bytes: int, dice: random.Random) -> None:
 
 def _copy_tree(sources: object, target: Path, budget: int, dice: random.Random) -> int:
     """Copy regular files until the budget is used; return what is left of it."""
-    files = sorted(path for source in sources for path in _files(Path(source)))  # type: ignore[attr-defined]
+    files = sorted(path for source in sources for path in _files(Path(source)))
     dice.shuffle(files)
     for path in files:
         size = path.stat().st_size
