@@ -27,8 +27,8 @@ check: $(VENV)/.test-ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
 	@$(BIN)/pytest -n $(WORKERS) -m "not long" tests/test_architecture.py tests/test_docs.py tests/unit
 
-bench: $(VENV)/.ready tools
-	@$(BIN)/python bench/end_to_end.py
+bench: $(VENV)/.test-ready tools
+	@$(BIN)/python -m bench.end_to_end
 
 # The tables of settings, errors, metrics and routes, from the code.
 reference: $(VENV)/.ready
@@ -56,7 +56,7 @@ $(VENV)/.test-ready: tests/requirements.lock $(VENV)/.ready
 # Locks hold hashes and no registry's address. Needs uv.
 lock:
 	uv pip compile -q --upgrade --universal --generate-hashes -p 3.11 --no-header pyproject.toml --extra build -o deploy/requirements.lock
-	uv pip compile -q --upgrade --universal --generate-hashes -p 3.11 --no-header pyproject.toml --extra test --extra build -o tests/requirements.lock
+	uv pip compile -q --upgrade --universal --generate-hashes -p 3.11 --no-header pyproject.toml --extra test --extra bench --extra build -o tests/requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
