@@ -36,6 +36,14 @@ class BasePair:
 
 
 @dataclass(frozen=True, slots=True)
+class SlicePlace:
+    """How far the rolling slice has come: the next byte to compare, and the Unix time up to which its pace is kept."""
+
+    offset_bytes: int
+    paid_until: float
+
+
+@dataclass(frozen=True, slots=True)
 class DiskImage:
     """One disk in a restore point."""
 
@@ -65,6 +73,8 @@ class DiskImage:
     """Their sealed size."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Phase (attach, plan, copy, detach …) → seconds."""
+    slice_place: SlicePlace | None = None
+    """Where the next run goes on comparing blocks that need no copy; None: nowhere yet."""
 
     @property
     def block_count(self) -> int:

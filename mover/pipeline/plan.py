@@ -11,12 +11,13 @@ f_i of its stratum i, a run misses it with probability prod(1 - f_i) <= (1 - f)^
 found with at least 1 - (1 - f)^n: n = 64 finds f = 5 % with 96 %, 1 % with 47 %, and
 one wrong block of N with n/N. After k runs the miss is (1 - f)^(n k). Beside the draw, the
 blocks at distance 0, 1, 3, 7, 15 … after the last region are always read: a list that was
-cut lies exactly there.
+cut lies exactly there. What no sample is likely to find, a single wrong block, the rolling
+slice does in time (``rolling``): its blocks are read whatever their class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -50,11 +51,15 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """How much is checked: blocks per class, or every block; the dice decide which."""
+    """How much is checked: blocks per class, or every block; the dice decide which.
+
+    rolling: the blocks of the rolling slice as (first, end), ascending, disjoint.
+    """
 
     blocks: int
     dice: Dice
     is_full: bool = False
+    rolling: Sequence[tuple[int, int]] = ()
 
 
 class Piece(NamedTuple):
@@ -156,7 +161,7 @@ def make_plan(
     quiet = Purpose.CHECK_UNCHANGED if unlisted == "unchanged" else Purpose.CHECK_UNLISTED
     parts = [(copied.starts, copied.ends - copied.starts, Purpose.COPY)]
     for spans, purpose in ((zeroed, Purpose.CHECK_ZEROED), (rest, quiet)):
-        parts.append((*_sample(spans, audit, after), purpose))
+        parts.append((*_checked(spans, audit, after), purpose))
     firsts, counts, purposes = _ordered(parts)
     zeroes = _merged(zeroed, rest, count) if unlisted == "zero" else zeroed
     return ReadPlan(
@@ -198,14 +203,28 @@ def _merged(one: Regions, other: Regions, count: int) -> Regions:
     return Regions.from_rows(np.concatenate(rows), size_bytes=count)
 
 
-def _sample(spans: Regions, audit: Audit, after: int) -> tuple[Ints, Ints]:
-    """The blocks of a class to check, as spans."""
+def _checked(spans: Regions, audit: Audit, after: int) -> tuple[Ints, Ints]:
+    """The blocks of a class to check, as spans (firsts, counts)."""
+    lengths = spans.ends - spans.starts
+    if audit.is_full or int(lengths.sum()) <= audit.blocks:
+        return spans.starts, lengths
+    drawn = _sample(spans, audit, after)
+    firsts, counts = [], []
+    for low, high in audit.rolling:
+        drawn = drawn[(drawn < low) | (drawn >= high)]
+        starts, ends = np.maximum(spans.starts, low), np.minimum(spans.ends, high)
+        is_inside = starts < ends
+        firsts.append(starts[is_inside])
+        counts.append((ends - starts)[is_inside])
+    return np.concatenate([drawn, *firsts]), np.concatenate([np.ones(len(drawn), np.int64), *counts])
+
+
+def _sample(spans: Regions, audit: Audit, after: int) -> Ints:
+    """Single blocks of a class that has more than are to be drawn."""
     lengths = spans.ends - spans.starts
     total = int(lengths.sum())
-    if audit.is_full or total <= audit.blocks:
-        return spans.starts, lengths
     if audit.blocks == 0:
-        return spans.starts[:0], lengths[:0]
+        return spans.starts[:0]
     # Strata in ranks: the k-th block of the class, whatever lies between.
     borders = [total * index // audit.blocks for index in range(audit.blocks + 1)]
     ranks = [audit.dice.randrange(low, high) for low, high in pairwise(borders)]
@@ -213,8 +232,7 @@ def _sample(spans: Regions, audit: Audit, after: int) -> tuple[Ints, Ints]:
     ranks_drawn = np.array(ranks, np.int64)
     at = np.searchsorted(passed, ranks_drawn, side="right") - 1
     drawn = spans.starts[at] + ranks_drawn - passed[at]
-    chosen = distinct(np.concatenate([drawn, _behind(spans, after)]))
-    return chosen, np.ones(len(chosen), np.int64)
+    return distinct(np.concatenate([drawn, _behind(spans, after)]))
 
 
 def _behind(spans: Regions, after: int) -> Ints:

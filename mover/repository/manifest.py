@@ -8,7 +8,16 @@ from typing import Any
 import orjson
 
 from mover.model.machine import Consistency, DiskKind, Slot
-from mover.model.point import ID_BYTES, BasePair, DiskImage, OtherDevice, PointSummary, ReadMode, RestorePoint
+from mover.model.point import (
+    ID_BYTES,
+    BasePair,
+    DiskImage,
+    OtherDevice,
+    PointSummary,
+    ReadMode,
+    RestorePoint,
+    SlicePlace,
+)
 from mover.repository import layout
 from mover.repository.keys import Secrets
 from mover.repository.layout import ObjectKind
@@ -127,6 +136,9 @@ def _disk_header(disk: DiskImage) -> dict[str, Any]:
         "file_path": base.file_path,
         "point_id": base.point_id,
     }
+    if disk.slice_place is not None:
+        place = disk.slice_place
+        header["slice"] = {"offset_bytes": place.offset_bytes, "paid_until": place.paid_until}
     return header
 
 
@@ -151,7 +163,7 @@ def _point(header: Mapping[str, Any], node_ids: bytes) -> RestorePoint:
 
 
 def _disk(header: Mapping[str, Any], node_ids: bytes) -> DiskImage:
-    base = header["base"]
+    base, place = header["base"], header.get("slice")
     image = DiskImage(
         **{field: header[field] for field in _DISK_FIELDS},
         slot=Slot.parse(header["slot"]),
@@ -159,6 +171,7 @@ def _disk(header: Mapping[str, Any], node_ids: bytes) -> DiskImage:
         node_ids=node_ids,
         base=base and BasePair(base["snapshot_uuid"], base["file_path"], base["point_id"]),
         seconds=header["seconds"],
+        slice_place=place and SlicePlace(int(place["offset_bytes"]), float(place["paid_until"])),
     )
     if node_ids and len(node_ids) != -(-image.block_count // image.fan_out) * ID_BYTES:
         raise ValueError(
