@@ -58,6 +58,8 @@ class NodeSettings(Section):
     Off: a wrong guess reads or overwrites a stranger's disk."""
     check_guard: bool = True
     """Refuse to attach where LVM, multipath, md or an automounter would activate a guest's volume."""
+    check_rights: bool = True
+    """Begin no job where container, unit or kernel keep this process from using block devices."""
     first_slot: int = Field(default=1, ge=0, le=255)
     """Lowest SCSI index that attachments may use; slots below stay the administrator's."""
 
@@ -91,6 +93,9 @@ class PrismSettings(Section):
     """How long a call may wait out 429, 503 and gateway restarts (upgrades take minutes)."""
     snapshot_life: Seconds = 14 * 86400.0
     """Expiry of our snapshots: longer than the longest gap between two backups, or the base is lost."""
+    on_central_down: Literal["note", "fail"] = "note"
+    """A Central that stops answering while the Element works: categories are then missing, and the point says so.
+    fail: no point without them."""
 
 
 class RepositorySettings(Section):
@@ -136,6 +141,10 @@ class DataSettings(Section):
     A list that lies about 5 % of a class is found with 96 %."""
     audit_full: bool = False
     """Compare every block with what the changed regions say: finds any lie, costs a full read."""
+    compare_within: Seconds = 90 * 86400.0
+    """Every block is read within this time, as data or to compare it with what the changed regions say,
+    so a lie about a single block does not outlive it. 90 days read 1.1 % of a disk more in a daily run;
+    one run compares at most half of a disk. 0: only samples are compared."""
     readback_blocks: int = Field(default=64, ge=0)
     """Blocks read back from a restored disk and compared."""
 
@@ -146,7 +155,11 @@ class LimitSettings(Section):
     disks: int = Field(default=4, ge=1)
     """Disks copied at a time on this node: one disk seldom fills the pipeline."""
     attached: int = Field(default=16, ge=1, le=250)
-    """Disks attached to the Proxy VM at a time; AHV allows 256 SCSI devices."""
+    """Disks of ours on the Proxy VM at a time, backups and restores together. What an earlier job could not
+    detach counts too, so that leftovers never fill the VM: AHV allows 256 SCSI devices."""
+    per_container: int = Field(default=4, ge=1)
+    """Disks read from or filled in one storage container at a time. As many as limits.disks, since containers
+    mostly share their cluster's disks; lower it where one of them is slow or busy."""
     container_free: Size = 10 * GIB
     """Free space that a storage container must keep for the snapshot's growth."""
     store_free: Size = GIB
@@ -186,6 +199,11 @@ class ServeSettings(Section):
     """The port that OpenTelemetry exporters use by custom."""
     reconcile_every: Seconds = 300.0
     """How often the daemon compares the ledger with the cluster."""
+    disk_series: int = Field(default=128, ge=1, le=4096)
+    """Disks with series of their own in /metrics, some 20 each: 64 in flight and as many just done.
+    The others count in the node's totals alone."""
+    series_grace: Seconds = 300.0
+    """How long the series of a disk stay after its end. Longer than two scrapes, or its last bytes are not seen."""
 
 
 class LogSettings(Section):

@@ -262,6 +262,12 @@ class GuardRefused(DeviceError):
     code = "device.guard"
 
 
+class DeviceRightsMissing(DeviceError):
+    """This process may not use block devices: a container or unit without the rights, /dev or /sys."""
+
+    code = "device.rights"
+
+
 # --- 5: the store -------------------------------------------------------------------
 
 
@@ -399,6 +405,12 @@ class StateFolderBusy(JobError):
     """Another process is the executor of this state folder."""
 
     code = "job.state-busy"
+
+
+class DaemonUnwell(JobError):
+    """The daemon does not answer, or says that it is not well."""
+
+    code = "job.daemon"
 
 
 class SpaceShort(JobError):

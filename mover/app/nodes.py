@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from mover.app.prisms import inspect_guard, prism, proxy_of
+from mover.app.prisms import inspect_guard, inspect_own_place, prism, proxy_of
 from mover.app.stores import make_budget, repository, store
+from mover.catalog.history import History
 from mover.catalog.ledger import Ledger
 from mover.clock import Clock, SystemClock
 from mover.config import Settings
 from mover.device import guard
 from mover.device.locate import Locator
+from mover.device.rights import require_rights
 from mover.jobs.book import JobBook
 from mover.jobs.engine import Engine
 from mover.jobs.lock import executor_lock
 from mover.jobs.steps import Operation, Steps, Values
+from mover.operations.attended import attended
 from mover.operations.backup import backup_vm
+from mover.operations.board import Board
+from mover.operations.gauges import Standing
 from mover.operations.names import install_id
 from mover.operations.node import Lanes, Node, ReadingNode
 from mover.operations.preflight import PreflightPorts
-from mover.operations.progress import ProgressSink, ignore_progress
+from mover.operations.progress import Progress, ProgressSink, ignore_progress
+from mover.operations.pulse import Pulse
 from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
 from mover.operations.restore import restore_disk_into, restore_vm
 from mover.pipeline.workers import Workers
@@ -54,6 +60,7 @@ async def node(
         opened = await stack.enter_async_context(repository(settings, clock, budget))
         ledger = await Ledger.open(settings.state_dir / "catalog.sqlite", clock=clock)
         stack.push_async_callback(ledger.close)
+        board = Board.of(settings.serve, clock, await stack.enter_async_context(_history(settings, clock)))
         workers = stack.enter_context(Workers(settings.data, budget))
         devices = Locator(settings.node, clock)
         stack.callback(devices.close)
@@ -69,8 +76,24 @@ async def node(
             install=install_id(settings.state_dir),
             lanes=Lanes(settings.limits),
             active_jobs=book.active,
-            progress=progress,
+            board=board,
+            progress=partial(_tell, board.pulse, progress),
         )
+
+
+def _tell(pulse: Pulse, progress: ProgressSink, event: Progress) -> None:
+    pulse.saw(event)
+    progress(event)
+
+
+@asynccontextmanager
+async def _history(settings: Settings, clock: Clock) -> AsyncIterator[History]:
+    """The memory of what befell VMs; no file is opened before something is asked or told."""
+    history = History(settings.state_dir / "catalog.sqlite", clock=clock)
+    try:
+        yield history
+    finally:
+        await history.close()
 
 
 @asynccontextmanager
@@ -80,9 +103,9 @@ async def reading_node(
     """What reading a repository needs: no Prism, no catalog, no jobs."""
     clock = clock or SystemClock()
     budget = make_budget(settings)
-    async with repository(settings, clock, budget) as opened:
+    async with repository(settings, clock, budget) as opened, _history(settings, clock) as history:
         with Workers(settings.data, budget) as workers:
-            yield ReadingNode(settings, clock, opened, workers, progress)
+            yield ReadingNode(settings, clock, opened, workers, progress, Standing(clock, history))
 
 
 @asynccontextmanager
@@ -101,6 +124,7 @@ def preflight_ports(settings: Settings, clock: Clock) -> PreflightPorts:
         clock=clock,
         prism=lambda: prism(settings, clock),
         proxy=lambda hypervisor: proxy_of(hypervisor, settings),
+        place=lambda: inspect_own_place(settings),
         guard=lambda: inspect_guard(settings),
         store=lambda: store(settings, clock),
         probe=probe,
@@ -131,15 +155,17 @@ async def job_book(settings: Settings, clock: Clock) -> AsyncIterator[JobBook]:
 async def executor(
     settings: Settings, *, progress: ProgressSink = ignore_progress, clock: Clock | None = None
 ) -> AsyncIterator[Executor]:
-    """Be the executor of the state folder for the length of the block. Raises StateFolderBusy."""
+    """Be the executor of the state folder for the length of the block. Raises StateFolderBusy, DeviceRightsMissing."""
     clock = clock or SystemClock()
+    if settings.node.check_rights:
+        require_rights(inspect_own_place(settings))
     with executor_lock(settings.state_dir):
         async with (
             job_book(settings, clock) as book,
             node(settings, book=book, progress=progress, clock=clock) as ready,
         ):
             operations: dict[str, Operation] = {
-                name: functools.partial(operation, ready) for name, operation in OPERATIONS.items()
+                name: partial(attended, ready, name, operation) for name, operation in OPERATIONS.items()
             }
             async with Engine.running(
                 settings.state_dir,

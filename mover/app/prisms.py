@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 from mover.clock import Clock
 from mover.config import Settings
 from mover.device import guard
+from mover.device.container import inspect_place
+from mover.device.rights import NodeFinding
 from mover.device.smbios import own_identity
 from mover.errors import CertificateRejected, ConfigError
 from mover.hypervisor.nutanix.ahv import Ahv
 from mover.hypervisor.protocol import Hypervisor
 from mover.model.machine import Vm
+from mover.storage.address import FolderAddress, parse_address
 
 _GOODBYE_S = 0.25
 
@@ -47,3 +50,12 @@ def inspect_guard(settings: Settings) -> list[guard.GuardFinding]:
     """What on this node would touch an attached disk."""
     root = settings.node.device_root
     return guard.inspect_node(root, guard.runner(root))
+
+
+def inspect_own_place(settings: Settings) -> list[NodeFinding]:
+    """What container, unit and kernel let this process do, and whether what it writes lasts. Raises UsageError."""
+    folders = {"state": settings.state_dir}
+    address = parse_address(settings.repository.url) if settings.repository.url else None
+    if isinstance(address, FolderAddress):
+        folders["repository"] = address.path
+    return inspect_place(settings, folders)

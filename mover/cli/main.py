@@ -109,9 +109,9 @@ def init(
 def check(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
     """See what would keep a backup from working, and the remedy.
 
-    Looks at: reach, TLS, rights of the user, clocks, the Proxy VM, free SCSI slots, storage
-    containers, LVM and multipath and automount of this node, the store, the repository. Changes
-    nothing. Exit code 3 when a line is a problem.
+    Looks at: what container, unit and kernel let this process do, reach, TLS, rights of the user,
+    clocks, the Proxy VM, free SCSI slots, storage containers, LVM and multipath and automount of
+    this node, the store, the repository. Changes nothing. Exit code 3 when a line is a problem.
 
     \b
     Examples:
@@ -121,6 +121,23 @@ def check(config: Config = None, assign: Assign = None, as_json: Json = False) -
     from mover.cli import setup as work
 
     run(work.check, config, assign, as_json)
+
+
+@app.command()
+def health(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
+    """Ask the daemon of these settings whether it is well.
+
+    Exit code 0 when it runs and reconciles, 7 when it says no or nothing: for health checks of
+    containers and units.
+
+    \b
+    Examples:
+      mover health
+      mover health --json
+    """
+    from mover.cli import health as work
+
+    run(work.health, config, assign, as_json)
 
 
 @app.command()
@@ -257,22 +274,31 @@ def verify(
 @app.command()
 def orphans(
     apply: Annotated[bool, typer.Option("--apply", help="Do it. Without: only show.")] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option("--forget", metavar="UUID", help="A thing shown to look at is not ours: show it no more."),
+    ] = None,
     config: Config = None,
     assign: Assign = None,
     as_json: Json = False,
 ) -> None:
     """Show (or clean up) what of ours nothing needs any more.
 
-    Compares what mover noted down, its jobs and restore points with what the cluster has.
+    Compares what mover noted down, its jobs and restore points with what the cluster has. Only
+    what is proven ours is removed; the rest is shown to look at, with what to do about it.
 
     \b
     Examples:
       mover orphans
       mover orphans --apply
+      mover orphans --forget 5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13
     """
     from mover.cli import cluster as work
 
-    run(lambda session: work.orphans(session, apply=apply), config, assign, as_json)
+    if forget is not None:
+        run(lambda session: work.forget(session, forget), config, assign, as_json)
+    else:
+        run(lambda session: work.orphans(session, apply=apply), config, assign, as_json)
 
 
 @app.command()

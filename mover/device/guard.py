@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from mover.device import guard_lvm, guard_multipath
+from mover.device.container import recognise
 from mover.errors import GuardRefused
 
 _TOOL_TIMEOUT_S = 15.0
@@ -188,7 +189,7 @@ def _notes(root: Path) -> list[GuardFinding]:
                 "zfs", "note", "ZFS is loaded: import pools by name, never all (zpool import -a), on this node."
             )
         )
-    if (root / "run/.containerenv").exists() or (root / ".dockerenv").exists():
+    if recognise(root, os.environ if root == Path("/") else {}) is not None:
         notes.append(
             GuardFinding(
                 "container",

@@ -41,7 +41,7 @@ class Line:
 
 
 class Finding(Protocol):
-    """A line of the device guard."""
+    """A line about this node: of its rights and limits, or of the device guard."""
 
     @property
     def subject(self) -> str: ...
@@ -61,6 +61,7 @@ class PreflightPorts:
     clock: Clock
     prism: Callable[[], AbstractAsyncContextManager[Hypervisor]]
     proxy: Callable[[Hypervisor], Awaitable[Vm]]
+    place: Callable[[], Sequence[Finding]]
     guard: Callable[[], Sequence[Finding]]
     store: Callable[[], AbstractAsyncContextManager[Store]]
     probe: Callable[[Store, Clock], Awaitable[StoreTraits]]
@@ -69,9 +70,9 @@ class PreflightPorts:
 
 async def preflight(ports: PreflightPorts) -> list[Line]:
     """All lines, in the order in which a backup needs them."""
-    lines = [_state_folder(ports.settings)]
+    lines = [_state_folder(ports.settings), *_found("place", ports.place)]
     lines += await _prism(ports)
-    lines += _guard(ports)
+    lines += _found("guard", ports.guard)
     lines += await _store(ports)
     return lines
 
@@ -142,13 +143,14 @@ async def _proxy(ports: PreflightPorts, hypervisor: Hypervisor, about: About) ->
 
 
 def _slots(settings: Settings, vm: Vm) -> Line:
-    free = len(free_slots(vm, first=settings.node.first_slot))
+    free, limits = len(free_slots(vm.disks, first=settings.node.first_slot)), settings.limits
     what = f"{free} free SCSI slots from {settings.node.first_slot} on"
     if free == 0:
         return Line("SCSI slots", "problem", what, "Detach disks that are not needed; see: mover orphans")
-    if free < settings.limits.attached:
-        remedy = "Fewer disks go side by side; free slots, or lower limits.attached."
-        return Line("SCSI slots", "note", f"{what}, limits.attached is {settings.limits.attached}", remedy)
+    wanted = min(limits.disks, limits.attached)
+    if free < wanted:
+        remedy = "Free slots, or lower limits.disks or limits.attached: a disk without a slot fails its job."
+        return Line("SCSI slots", "note", f"{what}, {wanted} disks may be attached at a time", remedy)
     return Line("SCSI slots", "ok", what)
 
 
@@ -165,11 +167,11 @@ async def _containers(ports: PreflightPorts, hypervisor: Hypervisor) -> list[Lin
     return lines
 
 
-def _guard(ports: PreflightPorts) -> list[Line]:
+def _found(subject: str, look: Callable[[], Sequence[Finding]]) -> list[Line]:
     try:
-        return [Line(f.subject, f.state, f.what, f.remedy) for f in ports.guard()]
+        return [Line(f.subject, f.state, f.what, f.remedy) for f in look()]
     except MoverError as error:
-        return [_problem("guard", error)]
+        return [_problem(subject, error)]
 
 
 async def _store(ports: PreflightPorts) -> list[Line]:

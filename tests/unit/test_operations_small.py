@@ -202,6 +202,7 @@ def ports(w, **changes):
         "clock": w.clock,
         "prism": lambda: giving(w.hypervisor),
         "proxy": proxy,
+        "place": lambda: [],
         "guard": lambda: [],
         "store": lambda: giving(w.store),
         "probe": probe,
