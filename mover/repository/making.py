@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from mmap import mmap
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,8 @@ class Pack:
         self.contents = Contents(self.pack_id, builder.key_id, builder.pack_bytes, table)
         self.state = PackState.FULL
 
-    def let_go(self) -> None:
-        """Its memory is needed no more."""
+    def let_go(self) -> mmap:
+        """Its memory, which it needs no more."""
+        memory = self.builder.memory
         self._builder, self.parts = None, []
+        return memory

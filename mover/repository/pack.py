@@ -36,21 +36,18 @@ Table = NDArray[Any]
 
 
 class PackBuilder:
-    """A pack in memory. Places are given out one by one; filling them may happen at once.
+    """A pack in memory. Places are given out one by one; filling them may happen at once."""
 
-    The memory is never used for another pack: a late copy of an upload that timed out may
-    still be reading it.
-    """
-
-    def __init__(self, secrets: Secrets, *, capacity_bytes: int, pack_id: bytes | None = None) -> None:
-        """capacity_bytes: of the whole pack. pack_id: for tests only."""
+    def __init__(self, secrets: Secrets, *, memory: mmap.mmap, pack_id: bytes | None = None) -> None:
+        """memory: as long as the pack may become; the builder's alone. pack_id: for tests only."""
         self.pack_id = pack_id or secret_bytes(layout.PACK_ID_BYTES)
         self.key_id = secrets.key_id
         self.name = layout.pack_name(self.pack_id)
         self.sealer = Sealer(secrets, ObjectKind.PACK, self.name, self.pack_id)
         self.table = bytearray()
-        self._capacity_bytes = capacity_bytes
-        self._memory = memoryview(_private_memory(capacity_bytes))
+        self.memory = memory
+        self._capacity_bytes = len(memory)
+        self._memory = memoryview(memory)
         self._memory[:_HEAD_BYTES] = envelope_bytes(secrets, ObjectKind.PACK, self.pack_id)
         self._end = _HEAD_BYTES
 
@@ -93,14 +90,6 @@ class PackBuilder:
 def pack_bytes_for(stored_bytes: int) -> int:
     """The size of a pack that holds one record of ``stored_bytes`` and nothing else."""
     return _HEAD_BYTES + stored_bytes + layout.TABLE_ROW.size + _END_BYTES
-
-
-def _private_memory(size_bytes: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        # A pack is written once from end to end: 16 faults instead of 8,192.
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
 
 
 # --- reading ------------------------------------------------------------------------

@@ -17,11 +17,14 @@ from mover.repository import layout
 from mover.repository.keys import Secrets
 from mover.repository.layout import Codec, FrameKind
 from mover.repository.making import Owner, Pack, PackState
+from mover.repository.memory import PackMemory
 from mover.repository.pack import PackBuilder, RecordOpener, pack_bytes_for
 from mover.repository.seal import FRAME_OVERHEAD_BYTES
 
 CHECK_EVERY = 16
 """One sealed record in so many is opened again; with ``paranoid`` each one."""
+MEMORY_KEPT_PACKS = 2
+"""Memory that waits for the next packs while a session writes: no more than buffers may never have."""
 
 
 class Packer:
@@ -43,7 +46,8 @@ class Packer:
         self._pack_bytes, self._check_every = pack_bytes, 1 if paranoid else CHECK_EVERY
         self._reserve, self._release = reserve, release
         self._changed = threading.Condition(threading.Lock())
-        self._slots_free = slots
+        self._memory = PackMemory(usual_bytes=pack_bytes, most=MEMORY_KEPT_PACKS)
+        self._slots = self._slots_free = slots
         self._open: Pack | None = None
         self._is_opening = False
         self._full: deque[Pack] = deque()
@@ -159,7 +163,7 @@ class Packer:
         try:
             self._reserve(size)
             reserved = True
-            pack = Pack(PackBuilder(self._secrets, capacity_bytes=size), size)
+            pack = Pack(PackBuilder(self._secrets, memory=self._memory.take(size)), size)
         finally:
             with self._changed:
                 self._is_opening = False
@@ -212,7 +216,7 @@ class Packer:
         if gone is None or not gone.reserved_bytes:
             return
         size, gone.reserved_bytes = gone.reserved_bytes, 0
-        gone.let_go()
+        self._memory.give_back(gone.let_go())
         self._release(size)
         with self._changed:
             self._slots_free += 1
@@ -304,6 +308,8 @@ class Packer:
             gone = [self._drop(pack) for pack in left if not pack.owners]
         for each in gone:
             self._after(each)
+        if self._slots_free == self._slots:
+            self._memory.clear()
 
     def _drop(self, pack: Pack) -> Pack | None:
         """Nobody relies on it: as ``_settle``. One whose upload is under way may still become durable."""

@@ -10,6 +10,7 @@ from blake3 import blake3
 from mover.repository import keys
 from mover.repository.keys import ScryptCost, Secrets
 from mover.repository.layout import Cipher, Codec, FrameKind, ObjectKind
+from mover.repository.memory import private_memory
 from mover.repository.pack import PackBuilder
 from mover.repository.seal import FRAME_OVERHEAD_BYTES, seal_object
 
@@ -30,7 +31,7 @@ OPEN = Secrets.without_encryption(REPOSITORY_ID)
 
 def small_pack(secrets: Secrets) -> bytes:
     """A pack of one raw record."""
-    builder = PackBuilder(secrets, capacity_bytes=4096, pack_id=PACK_ID)
+    builder = PackBuilder(secrets, memory=private_memory(4096), pack_id=PACK_ID)
     block_id = blake3(BLOCK, key=secrets.block_key()).digest()
     size = len(BLOCK) + FRAME_OVERHEAD_BYTES
     number, memory = builder.place(block_id, size, len(BLOCK), Codec.RAW, FrameKind.BLOCK)

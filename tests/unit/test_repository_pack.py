@@ -14,6 +14,7 @@ from mover.repository import layout
 from mover.repository.codec import Codecs, PackingError
 from mover.repository.keys import Secrets
 from mover.repository.layout import Cipher, Codec, FrameKind, ObjectKind
+from mover.repository.memory import private_memory
 from mover.repository.pack import (
     PackBuilder,
     RecordOpener,
@@ -32,7 +33,7 @@ BOTH = pytest.mark.parametrize("secrets", [SEALED, OPEN], ids=["sealed", "open"]
 
 def make_pack(secrets: Secrets, blocks: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
     """(pack id, stored bytes, ids)."""
-    builder, codecs, ids = PackBuilder(secrets, capacity_bytes=1 << 20), Codecs(), []
+    builder, codecs, ids = PackBuilder(secrets, memory=private_memory(1 << 20)), Codecs(), []
     for block in blocks:
         block_id = blake3(block, key=secrets.block_key()).digest()
         codec, packed = codecs.pack(block)
@@ -136,7 +137,7 @@ async def test_contents_are_read_from_a_store_in_two_or_three_reads():
 
 def test_a_pack_says_when_it_is_full():
     need = pack_bytes_for(1000)
-    builder = PackBuilder(SEALED, capacity_bytes=need)
+    builder = PackBuilder(SEALED, memory=private_memory(need))
     assert builder.has_room(1000)
     assert not builder.has_room(1001)
     _, memory = builder.place(b"x" * 32, 1000, 900, Codec.RAW, FrameKind.BLOCK)
@@ -146,7 +147,7 @@ def test_a_pack_says_when_it_is_full():
 
 
 def test_finishing_twice_gives_identical_bytes():
-    builder = PackBuilder(SEALED, capacity_bytes=10_000)
+    builder = PackBuilder(SEALED, memory=private_memory(10_000))
     builder.place(b"x" * 32, 1000, 900, Codec.RAW, FrameKind.BLOCK)
     assert b"".join(builder.finish()) == b"".join(builder.finish())
 
