@@ -92,7 +92,8 @@ class IndexObject:
         for column in ("pack", "offset", "stored", "plain"):
             rows[column] = self.rows[column]
         keys = self.rows["key"].astype(np.uint64)
-        return Part([self.name], packs, keys, rows, np.ones(len(packs), bool))
+        # What it stands for counts as taken in: that may be damaged, and need not be read again.
+        return Part([self.name, *self.replaces], packs, keys, rows, np.ones(len(packs), bool))
 
 
 # --- places -------------------------------------------------------------------------
@@ -128,9 +129,12 @@ class PackPlace(NamedTuple):
 class IndexView:
     """The index at one moment; immutable, for any number of threads."""
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self, segments: Sequence[Segment], suspects: Collection[bytes] = ()) -> None:
+        """suspects: ids of packs that serve only where no other pack does."""
         self._segments = tuple(segments)
         self._first_packs = np.cumsum([0, *(len(one.packs) for one in segments)])
+        self.suspects = frozenset(suspects)
+        self._avoided = [one.mask(self.suspects) if self.suspects else None for one in segments]
 
     def locate(self, ids: bytes | memoryview) -> BlockPlaces:
         """ids: 32 bytes each."""
@@ -142,11 +146,14 @@ class IndexView:
         state = np.full(count, PlaceState.MISSING, np.uint8)
         state[(table == np.frombuffer(ZERO_ID, np.uint64)).all(axis=1)] = PlaceState.ZERO
         state[(table == np.frombuffer(LOST_ID, np.uint64)).all(axis=1)] = PlaceState.LOST
-        for number, one in enumerate(self._segments):
+        rounds = [*enumerate(self._avoided)]
+        rounds += [(number, None) for number, avoided in rounds if avoided is not None]
+        for number, avoided in rounds:
             waiting = np.flatnonzero(state == PlaceState.MISSING)
             if not len(waiting):
                 break
-            found = one.locate(keys[waiting], tails[waiting])
+            one = self._segments[number]
+            found = one.locate(keys[waiting], tails[waiting], avoided)
             hit, rows = waiting[found >= 0], one.rows[found[found >= 0]]
             state[hit] = PlaceState.STORED
             places[0, hit] = rows["pack"].astype(np.int64) + self._first_packs[number]
@@ -170,9 +177,25 @@ class IndexView:
             found.update(row.tobytes() for row in packs["pack_id"][is_object[packs["reserved"]]])
         return found
 
+    def packs(self) -> dict[bytes, int]:
+        """Id → bytes of every pack that is known here."""
+        parts = [one.part() for one in self._segments]
+        return {row["pack_id"].tobytes(): int(row["pack_bytes"]) for part in parts for row in part.packs[part.kept]}
+
+    def is_suspect(self, places: BlockPlaces) -> NDArray[np.bool_]:
+        """Which of these places are in a suspect pack: the ids were found nowhere else."""
+        if not self.suspects or not self._segments:
+            return np.zeros(len(places.pack_no), bool)
+        masks = zip(self._avoided, self._segments, strict=True)
+        suspect = np.concatenate([np.zeros(len(one.packs), bool) if mask is None else mask for mask, one in masks])
+        found = np.zeros(len(places.pack_no), bool)
+        is_here = places.pack_no >= 0
+        found[is_here] = suspect[places.pack_no[is_here]]
+        return found
+
     def joined(self, later: IndexView) -> IndexView:
         """This view and behind it a later one: pack numbers of this one stay valid."""
-        return IndexView((*self._segments, *later._segments))
+        return IndexView((*self._segments, *later._segments), self.suspects | later.suspects)
 
 
 _IS_LITTLE = np.little_endian
@@ -219,8 +242,8 @@ class LocalIndex:
         """Any thread; a few microseconds."""
         return any(one.has(block_id, dead) for one in self.segments)
 
-    def view(self) -> IndexView:
-        return IndexView(self.segments)
+    def view(self, suspects: Collection[bytes] = ()) -> IndexView:
+        return IndexView(self.segments, suspects)
 
     def forget(self, gone_sources: Collection[str]) -> None:
         """Index objects that the store no longer has."""

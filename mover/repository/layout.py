@@ -80,6 +80,7 @@ class ObjectKind(IntEnum):
     SESSION = 4
     TOMBSTONE = 5
     VOID = 6
+    SUSPECT = 7
 
 
 class FrameKind(IntEnum):
@@ -113,6 +114,7 @@ INDEX = "index/"
 POINTS = "points/"
 SESSIONS = "sessions/"
 TOMBSTONES = "tombstones/"
+SUSPECTS = "suspects/"
 RESERVE = "reserve"
 
 FEATURES: frozenset[str] = frozenset()
@@ -132,13 +134,13 @@ def pack_name(pack_id: bytes) -> str:
 
 
 def pack_id_of(name: str) -> bytes | None:
-    """The id in a pack's or tombstone's name; None when the name is neither's."""
+    """The id in the name of a pack, its tombstone or its suspect; None when the name is none of theirs."""
     text = name.rsplit("/", 1)[-1]
     try:
         pack_id = bytes.fromhex(text)
     except ValueError:
         return None
-    known = name in (pack_name(pack_id), tombstone_name(pack_id))
+    known = name in (pack_name(pack_id), tombstone_name(pack_id), suspect_name(pack_id))
     return pack_id if known and len(pack_id) == PACK_ID_BYTES else None
 
 
@@ -172,3 +174,7 @@ def session_name(session_id: str) -> str:
 
 def tombstone_name(pack_id: bytes) -> str:
     return f"{TOMBSTONES}{pack_id.hex()}"
+
+
+def suspect_name(pack_id: bytes) -> str:
+    return f"{SUSPECTS}{pack_id.hex()}"

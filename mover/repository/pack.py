@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -202,3 +204,39 @@ class RecordOpener:
             return memoryview(plain)
         out[:plain_bytes] = plain
         return out[:plain_bytes]
+
+
+OffLoop = Callable[[Callable[[], None]], Awaitable[None]]
+CHECK_READ_BYTES = 4 << 20
+"""Records are read together up to this when a whole pack is checked."""
+
+
+async def check_records(
+    store: Store, opener: RecordOpener, contents: Contents, off_loop: OffLoop, advance: Callable[[int], None]
+) -> None:
+    """Read and open every record of a pack. Raises Damaged, ObjectMissing, StorageError."""
+    name, table = layout.pack_name(contents.pack_id), contents.table
+    sealer = opener.sealer(contents.pack_id, contents.key_id)
+    begin = 0
+    while begin < len(table):
+        offset = int(table[begin]["offset"])
+        ends = table["offset"][begin:].astype(np.int64) + table["stored"][begin:]
+        end = begin + max(1, int(np.searchsorted(ends, offset + CHECK_READ_BYTES, side="right")))
+        rows, length = table[begin:end], int(ends[end - begin - 1]) - offset
+        content = memoryview(await store.get_range(name, offset, length))
+        await off_loop(partial(_open_rows, opener, sealer, rows, content, offset))
+        advance(length)
+        begin = end
+
+
+def _open_rows(opener: RecordOpener, sealer: Sealer, rows: Table, content: memoryview, first_offset: int) -> None:
+    for row in rows:
+        start = int(row["offset"]) - first_offset
+        opener.open(
+            sealer,
+            content[start : start + int(row["stored"])],
+            offset=int(row["offset"]),
+            record_id=int(row["key"]).to_bytes(8, "big") + row["tail"].tobytes(),
+            plain_bytes=int(row["plain"]),
+            kind=FrameKind(int(row["kind"])),
+        )

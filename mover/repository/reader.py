@@ -9,7 +9,7 @@ from mover.errors import MoverError, SessionVoided
 from mover.model.point import DiskImage
 from mover.repository.blockmap import MapReader
 from mover.repository.hold import Hold
-from mover.repository.index import BlockPlaces
+from mover.repository.index import BlockPlaces, IndexView
 from mover.repository.layout import FrameKind
 from mover.repository.records import Records
 from mover.repository.together import first_of
@@ -31,6 +31,15 @@ class ReadSession:
     def locate(self, ids: bytes | memoryview) -> BlockPlaces:
         """Where the blocks of these ids (32 bytes each) lie. Any thread."""
         return self._records.view.locate(ids)
+
+    async def leans_on_suspects(self, image: DiskImage) -> bool:
+        """Whether an image needs packs that are marked as damaged."""
+        return await self._records.leans_on_suspects(image)
+
+    @property
+    def view(self) -> IndexView:
+        """The index as this reader sees it."""
+        return self._records.view
 
     def pack_name(self, pack_no: int) -> str:
         """The object to read records of this pack number from."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from mover.errors import Damaged, StorageError, StoreDenied, StoreFull, StoreUnreachable
 from mover.model.point import DiskImage
 from mover.repository import layout
 from mover.repository.blockmap import MapReader
@@ -28,6 +29,8 @@ READ_GAP_BYTES = 16 << 10
 READ_MOST_BYTES = 4 << 20
 """Longest single read of several records."""
 READS_IN_FLIGHT = 8
+_NODES_ASKED = 8
+"""Nodes whose blocks are looked up at a time on the loop: about a millisecond."""
 
 
 class _Wanted(NamedTuple):
@@ -86,6 +89,32 @@ class Records:
     def open_map(self, image: DiskImage) -> MapReader:
         """The map of an image; on the loop that will load its nodes."""
         return MapReader(image, self.load_nodes)
+
+    async def leans_on_suspects(self, image: DiskImage) -> bool:
+        """Whether some node or block of an image is in suspect packs only, or in none that is known or whole.
+
+        Raises what tells of the store as a whole.
+        """
+        if not self.view.suspects:
+            return False
+        if self._leans(image.node_ids):
+            return True
+        block_map, step = self.open_map(image), _NODES_ASKED * image.fan_out
+        for first in range(0, image.block_count, step):
+            try:
+                ids = await block_map.ids(first, min(step, image.block_count - first))
+            except (Damaged, StorageError) as error:
+                if isinstance(error, StoreUnreachable | StoreDenied | StoreFull):
+                    raise
+                return True
+            if self._leans(ids):
+                return True
+        return False
+
+    def _leans(self, ids: bytes) -> bool:
+        places = self.view.locate(ids)
+        is_lost = (places.state == PlaceState.MISSING) | (places.state == PlaceState.LOST)
+        return bool(is_lost.any() or self.view.is_suspect(places).any())
 
     async def load_nodes(self, wanted: Sequence[tuple[bytes, int]]) -> list[bytes]:
         """(node id, plain bytes) → contents, in order. Raises Damaged, StorageError."""

@@ -61,7 +61,7 @@ class IndexCache:
         async with self._lock:
             await self._follow_objects()
             await self._ask_packs()
-            return view.joined(self.local.view())
+            return view.joined(self.local.view(view.suspects))
 
     async def _ask_packs(self) -> None:
         """Have unlisted packs tell of themselves."""
@@ -73,11 +73,13 @@ class IndexCache:
     async def _follow_objects(self) -> list[str]:
         infos = await self._index_infos()
         names, known = {info.name for info in infos}, self.local.sources()
-        self.problems = {}
+        self.problems, replaced = {}, set[str]()
         await self.off_loop(lambda: self.local.forget(known - names))
         for batch in _batches([info for info in infos if info.name not in known]):
-            found = await self._gather(batch, self._read_index)
-            await self._add([one.part() for one in found if one is not None])
+            found = [one for one in await self._gather(batch, self._read_index) if one is not None]
+            replaced.update(name for one in found for name in one.replaces)
+            await self._add([one.part() for one in found])
+        self.problems = {name: error for name, error in self.problems.items() if name not in replaced}
         return sorted(names)
 
     async def _index_infos(self) -> list[ObjectInfo]:
@@ -91,7 +93,7 @@ class IndexCache:
     async def rebuild(self) -> list[str]:
         """Write index objects for packs that no readable one lists, in place of damaged ones.
 
-        The names of the new objects; the damaged ones are deleted once those are durable.
+        The names of the new objects. The damaged ones stay where they are, for a collector: the new ones name them.
         """
         async with self._lock:
             names = set(await self._follow_objects())
@@ -111,29 +113,28 @@ class IndexCache:
                 if waiting:
                     await write(waiting)
                 waiting = batch
-            if waiting:
+            if waiting or damaged:
                 # Only the last one says what they all stand for: until it is there, they do not.
                 await write(waiting, damaged)
-            for name in damaged:
-                await self._store.delete(name)
         await self.refresh()
         return made
 
     async def damaged(self) -> dict[str, Damaged]:
-        """Index objects that are not whole, by name: reads each, also those that the cache knows."""
-        found: dict[str, Damaged] = {}
+        """Index objects that are not whole and that no whole one replaces, by name: reads each, cached or not."""
+        found, replaced = dict[str, Damaged](), set[str]()
 
         async def look(info: ObjectInfo) -> None:
             try:
                 stored = await self._store.get(info.name)
-                await self.off_loop(lambda: IndexObject.open(self._secrets, info.name, stored))
+                whole = await self.off_loop(lambda: IndexObject.open(self._secrets, info.name, stored))
+                replaced.update(whole.replaces)
             except ObjectMissing:
                 return
             except Damaged as error:
                 found[info.name] = error
 
         await side_by_side(look, await self._index_infos(), at_once=READS_IN_FLIGHT)
-        return found
+        return {name: error for name, error in found.items() if name not in replaced}
 
     def close(self) -> None:
         """Let go of the helper thread."""

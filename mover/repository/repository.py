@@ -21,13 +21,15 @@ from mover.repository.index import LocalIndex
 from mover.repository.keys import DEFAULT_COST, Descriptor, ScryptCost
 from mover.repository.layout import Cipher
 from mover.repository.manifest import open_manifest
-from mover.repository.pack import Contents, RecordOpener, read_contents
+from mover.repository.pack import Contents, RecordOpener, check_records, read_contents
 from mover.repository.packer import Packer
 from mover.repository.points import judge
 from mover.repository.reader import ReadSession
 from mover.repository.records import Records, Widen
 from mover.repository.refresh import IndexCache, unwritable
+from mover.repository.repair import Repaired, repair
 from mover.repository.session import Session
+from mover.repository.suspects import list_suspects, mark_suspect
 from mover.repository.tools import Tools
 from mover.repository.verify import CheckReport, check
 from mover.storage.protocol import Store
@@ -156,14 +158,15 @@ class Repository:
         hold = await self._hold(points, session_id, is_done=bool(points) and len(committed) == len(points))
         await self._clock.sleep(self.store.traits.list_lag_s)
         dead = [layout.pack_id_of(info.name) async for info in self.store.list(layout.TOMBSTONES)]
+        suspects = await list_suspects(self.store)
         names = await self._cache.refresh()
         ours = layout.index_name(hold.record.id, 0)[:-8]
         mine = [layout.index_number(name) or 0 for name in names if name.startswith(ours)]
         return Session(
             self._tools,
             hold,
-            self._records(),
-            dead_packs=frozenset(pack_id for pack_id in dead if pack_id),
+            self._records(suspects),
+            dead_packs=suspects.union(pack_id for pack_id in dead if pack_id),
             committed=committed,
             next_index=max(mine, default=-1) + 1,
         )
@@ -175,8 +178,9 @@ class Repository:
         except (StoreDenied, StoreFull):
             hold = None
         await self._clock.sleep(self.store.traits.list_lag_s)
+        suspects = await list_suspects(self.store)
         await self._cache.refresh()
-        return ReadSession(self._records(self._cache.widen), hold, self._clock, self._tools.heartbeat_s)
+        return ReadSession(self._records(suspects, self._cache.widen), hold, self._clock, self._tools.heartbeat_s)
 
     async def leftovers(self) -> list[SessionRecord]:
         """Sessions that have not ended, of whatever process; unreadable ones are left out."""
@@ -239,8 +243,30 @@ class Repository:
         """Write index objects for packs that none lists, and replace damaged ones; the new names."""
         return await self._cache.rebuild()
 
-    def _records(self, widen: Widen | None = None) -> Records:
-        return Records(self.store, self._opener, self._tools.local_index.view(), widen=widen)
+    async def repair(
+        self,
+        point: RestorePoint | None = None,
+        *,
+        read_data: bool = False,
+        plan: Callable[[int], None] = lambda _: None,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> Repaired:
+        """Mark damaged packs, of all or of one point, so that nothing relies on them; mend the index. Deletes nothing.
+
+        plan, advance: called with the bytes that are to be read, and as they are. Raises StorageError.
+        """
+        return await repair(self, point, read_data=read_data, plan=plan, advance=advance)
+
+    async def mark_suspect(self, pack_id: bytes, why: str) -> bool:
+        """Have no writer rely on a pack any more; False when it was so before."""
+        return await mark_suspect(self.store, self._secrets, self._clock, pack_id, why)
+
+    async def check_records(self, contents: Contents, advance: Callable[[int], None]) -> None:
+        """Read and open every record of a pack. Raises Damaged, ObjectMissing, StorageError."""
+        await check_records(self.store, self._opener, contents, self._cache.off_loop, advance)
+
+    def _records(self, suspects: frozenset[bytes], widen: Widen | None = None) -> Records:
+        return Records(self.store, self._opener, self._tools.local_index.view(suspects), widen=widen)
 
 
 def _local_index(folder: Path, descriptor: Descriptor) -> LocalIndex:

@@ -127,8 +127,15 @@ class Segment:
         at = pack * PACK_ROW_DTYPE.itemsize
         return bytes(self._packs_view[at : at + PACK_ID_BYTES]) not in dead
 
-    def locate(self, keys: Keys, tails: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The row of each id, -1 where it is not here. keys: (n,), tails: (n, 3)."""
+    def mask(self, pack_ids: Collection[bytes]) -> NDArray[np.bool_] | None:
+        """Which of its packs are among these; None: none of them."""
+        found = np.array([row.tobytes() in pack_ids for row in self.packs["pack_id"]], bool)
+        return found if found.any() else None
+
+    def locate(
+        self, keys: Keys, tails: NDArray[np.uint64], avoided: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int64]:
+        """The row of each id, -1 where it is not here. keys: (n,), tails: (n, 3). avoided: packs not to look in."""
         found = np.full(len(keys), -1, np.int64)
         if not len(self):
             return found
@@ -143,6 +150,8 @@ class Segment:
             match = (rows["tail"] == tails[waiting]).all(axis=1)
             if self._gone is not None:
                 match &= ~self._gone[rows["pack"]]
+            if avoided is not None:
+                match &= ~avoided[rows["pack"]]
             found[waiting[match]] = at[match]
             waiting, at = waiting[~match], at[~match] + 1
         return found

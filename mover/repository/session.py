@@ -161,6 +161,10 @@ class Session:
         """The map of a former point's image, as a base. Raises ValueError for an excluded disk."""
         return self._records.open_map(image)
 
+    async def leans_on_suspects(self, image: DiskImage) -> bool:
+        """Whether a former image needs packs that are marked as damaged: what inherits from it would need them too."""
+        return await self._records.leans_on_suspects(image)
+
     # --- the loop's part ---
 
     async def run(self) -> None:

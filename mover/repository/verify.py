@@ -99,6 +99,8 @@ class _Check:
         self._report = CheckReport()
         self._sizes: dict[str, int | None] = {}
         """Of the packs that were looked at; None: it is missing."""
+        self._marked: dict[str, str] = {}
+        """Damaged packs that are marked as such: what is wrong with them matters to those that need them."""
         self._used: set[str] = set()
         """Names of the packs that points need."""
 
@@ -158,7 +160,10 @@ class _Check:
         except ObjectMissing:
             self._sizes[info.name] = None
         except (Damaged, StorageError) as error:
-            self._note_damage(error, info.name)
+            if pack_id in self._reader.view.suspects and isinstance(error, Damaged):
+                self._marked[info.name] = error.message
+            else:
+                self._note_damage(error, info.name)
 
     async def _look_for(self, name: str) -> None:
         """A pack that no listing told of."""
@@ -228,3 +233,5 @@ class _Check:
                 self._note(name, f"{name} is missing", point)
             elif int(ends[places.pack_no == pack_no].max()) > size:
                 self._note(name, f"{name} is shorter than the index says", point)
+            elif name in self._marked:
+                self._note(name, self._marked[name], point)

@@ -69,6 +69,7 @@ def test_names_are_those_of_the_document():
     for name in (layout.DESCRIPTOR, layout.KEYS, layout.PACKS, layout.INDEX, layout.POINTS, layout.SESSIONS):
         assert f"| `{name}" in DOCUMENT
     assert f"| `{layout.TOMBSTONES}" in DOCUMENT
+    assert f"| `{layout.SUSPECTS}" in DOCUMENT
     assert f"| `{layout.RESERVE}" in DOCUMENT
 
 
