@@ -5,27 +5,33 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import mover
 from mover import logs
 from mover.api.server import Health, serving
 from mover.app import nodes
 from mover.cli.run import Session
 from mover.clock import Clock, SystemClock
 from mover.errors import MoverError
-from mover.metrics import LOOP_LAG
+from mover.metrics import BUILD_INFO, LOOP_LAG, NODE_INFO, RECONCILE_LAST_SUCCESS
 from mover.operations.clean import reconcile
-from mover.operations.gauges import publish_newest
+from mover.operations.node import Node
 
 _LOG = logs.get(__name__)
 _LAG_STEP_S = 0.25
+_REMEMBER_S = 60.0
+"""So soon the metrics show what other commands found, as a verification."""
+_RECALL_EVERY = 15
+"""So many times more seldom all points are listed anew: other nodes write, users delete."""
 _LATE_RUNS = 3
 """After so many missed reconciles in a row the daemon calls itself unhealthy."""
 
 
 @dataclass(slots=True)
 class _Pulse:
-    """When reconcile last ran, and how it ended."""
+    """Whether the executor runs, when reconcile last ran, and how it ended."""
 
     at: float
+    is_running: bool = False
     problem: str | None = None
 
 
@@ -33,29 +39,39 @@ async def serve(session: Session) -> None:
     """Run until SIGTERM or Ctrl-C; running jobs go on at the next start."""
     clock = SystemClock()
     settings = session.settings
-    async with nodes.executor(settings, clock=clock) as executor:
-        pulse = _Pulse(clock.monotonic())
+    pulse = _Pulse(clock.monotonic())
 
-        def health() -> Health:
-            age = clock.monotonic() - pulse.at
-            is_late = age > _LATE_RUNS * settings.serve.reconcile_every
-            return Health(not is_late, {"reconciled_s_ago": round(age, 1), "problem": pulse.problem})
+    def health() -> Health:
+        age = clock.monotonic() - pulse.at
+        is_late = age > _LATE_RUNS * settings.serve.reconcile_every
+        facts = {"running": pulse.is_running, "reconciled_s_ago": round(age, 1), "problem": pulse.problem}
+        return Health(pulse.is_running and not is_late, facts)
 
-        async with serving(settings.serve, health) as url, asyncio.TaskGroup() as group:
-            _LOG.info("serving", url=url, state_dir=str(settings.state_dir))
-            session.console.remark(f"Serving {url}/metrics; jobs of {settings.state_dir} run here. Ctrl-C stops.")
-            group.create_task(_recall(executor))
+    # The port first: one that cannot be had is known before a job goes on.
+    async with serving(settings.serve, health) as url, nodes.executor(settings, clock=clock) as executor:
+        node = executor.node
+        BUILD_INFO.labels(mover.__version__).set(1)
+        NODE_INFO.labels(settings.node.name, node.install, node.proxy_uuid).set(1)
+        pulse.is_running = True
+        _LOG.info("serving", url=url, state_dir=str(settings.state_dir))
+        session.console.remark(f"Serving {url}/metrics; jobs of {settings.state_dir} run here. Ctrl-C stops.")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_recall(node, clock))
             group.create_task(_measure_lag(clock))
-            group.create_task(_reconcile(executor, pulse, clock, settings.serve.reconcile_every))
-            group.create_task(_publish(executor, clock))
+            group.create_task(_reconcile(node, pulse, clock, settings.serve.reconcile_every))
+            group.create_task(_publish(node, clock))
 
 
-async def _recall(executor: nodes.Executor) -> None:
-    """Metrics of VMs come from their newest points: an alert on them must outlive a restart."""
-    try:
-        await publish_newest(executor.node.repository)
-    except MoverError as error:
-        _LOG.warning("metrics of former points are unknown", error=error.message, remedy=error.remedy)
+async def _recall(node: Node, clock: Clock) -> None:
+    """Metrics of VMs come from their points and the catalog: an alert on them must outlive a restart."""
+    while True:
+        try:
+            await node.board.standing.recall(node.repository)
+        except MoverError as error:
+            _LOG.warning("how the VMs stand is not known now", error=error.message, remedy=error.remedy)
+        for _ in range(_RECALL_EVERY):
+            await clock.sleep(_REMEMBER_S)
+            await node.board.standing.remember()
 
 
 async def _measure_lag(clock: Clock) -> None:
@@ -65,18 +81,21 @@ async def _measure_lag(clock: Clock) -> None:
         LOOP_LAG.observe(max(0.0, clock.monotonic() - asked - _LAG_STEP_S))
 
 
-async def _publish(executor: nodes.Executor, clock: Clock) -> None:
+async def _publish(node: Node, clock: Clock) -> None:
     while True:
-        executor.node.workers.publish()
+        node.workers.publish()
+        node.board.tick()
         await clock.sleep(1.0)
 
 
-async def _reconcile(executor: nodes.Executor, pulse: _Pulse, clock: Clock, every_s: float) -> None:
+async def _reconcile(node: Node, pulse: _Pulse, clock: Clock, every_s: float) -> None:
     while True:
         try:
-            done = await reconcile(executor.node, apply=True)
+            done = await reconcile(node, apply=True)
             pulse.problem = next((item.error.message for item in done if item.error), None)
             pulse.at = clock.monotonic()
+            if pulse.problem is None:
+                RECONCILE_LAST_SUCCESS.set(clock.now())
         except MoverError as error:
             pulse.problem = error.message
             _LOG.warning("reconcile failed", code=error.code, error=error.message, remedy=error.remedy)

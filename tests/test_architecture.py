@@ -44,7 +44,7 @@ ONLY_HERE = {
     "uuid": {"mover.clock"},
     "blake3": {"mover.repository"},
     "zstandard": {"mover.repository"},
-    "cryptography": {"mover.repository", "mover.lab"},
+    "cryptography": {"mover.repository", "mover.hypervisor", "mover.lab"},
     "prometheus_client": {"mover.metrics", "mover.api"},
     "typer": {"mover.cli", "mover.__main__"},
     "rich": {"mover.cli", "mover.tour"},

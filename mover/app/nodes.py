@@ -61,6 +61,7 @@ async def node(
         ledger = await Ledger.open(settings.state_dir / "catalog.sqlite", clock=clock)
         stack.push_async_callback(ledger.close)
         board = Board.of(settings.serve, clock, await stack.enter_async_context(_history(settings, clock)))
+        stack.callback(board.standing.close)
         workers = stack.enter_context(Workers(settings.data, budget))
         devices = Locator(settings.node, clock)
         stack.callback(devices.close)

@@ -37,6 +37,7 @@ EXECUTOR = "executor"
 _QUEUE_POLL_S = 0.1
 _CANCEL_POLL_S = 0.5
 _LOG = logs.get(__name__)
+_OUTCOMES = ("done", "failed", "cancelled", "interrupted")
 
 
 class DurableSteps:
@@ -100,6 +101,11 @@ class Engine:
         operations: name → function; a function runs with ``Steps`` and gives JSON-able values.
         """
         engine = cls(state_dir, operations, clock)
+        for operation in operations:
+            JOBS_RUNNING.labels(operation)
+            for outcome in _OUTCOMES:
+                # From nothing: the first of a kind must be seen as an increase.
+                JOBS.labels(operation, outcome)
         threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
         await engine._launch(side_by_side)
         try:
@@ -160,7 +166,7 @@ class Engine:
         try:
             with logs.bind(job=steps.job_id):
                 values = await self._outcome(operation, request, steps)
-            outcome = "failed" if "error" in values else "done"
+            outcome = _outcome_of(values)
             self._wish(steps.job_id).unlink(missing_ok=True)
             return values
         finally:
@@ -206,3 +212,9 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(threads, lambda: DBOS.destroy(destroy_registry=True))
+
+
+def _outcome_of(values: Values) -> str:
+    if "error" not in values:
+        return "done"
+    return "cancelled" if values["error"]["code"] == JobCancelled.code else "failed"

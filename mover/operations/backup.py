@@ -13,7 +13,7 @@ from typing import Any
 import mover
 from mover import logs
 from mover.catalog.ledger import Kind
-from mover.errors import Damaged, MoverError
+from mover.errors import Damaged, JobCancelled, MoverError
 from mover.jobs.steps import Call, Steps, Values
 from mover.model.machine import Disk, SnapshotState, Vm
 from mover.model.point import DiskImage, OtherDevice, ReadMode, RestorePoint
@@ -22,7 +22,6 @@ from mover.operations.clean import settle
 from mover.operations.copy import CopyJob, DiskPlan, copy_one, node_ids_of
 from mover.operations.decide import Base, Wishes, decide, newest_base, newest_full
 from mover.operations.freeze import Frozen, freeze
-from mover.operations.gauges import publish
 from mover.operations.node import Node
 from mover.operations.progress import Progress
 from mover.operations.report import point_report
@@ -42,7 +41,8 @@ async def backup_vm(node: Node, values: Mapping[str, Any], steps: Steps) -> Valu
     """
     request = BackupRequest.read(values)
     with logs.bind(vm=request.vm_name):
-        async with node.lanes.lease(f"backup of {request.vm_uuid}"), _cleaned(node, request, steps.job_id):
+        turn = node.board.pulse.holding(steps.job_id, node.lanes.lease(f"backup of {request.vm_uuid}"), is_work=False)
+        async with turn, _cleaned(node, request, steps.job_id):
             backup = Backup(node, request, steps)
             async with writing(node.repository, (request.vm_uuid, request.point_id)) as session:
                 return await backup.run(session)
@@ -55,10 +55,13 @@ async def _cleaned(node: Node, request: BackupRequest, job: str) -> AsyncIterato
         yield
     except MoverError as error:
         owed = await settle(node, job, vm_uuid=request.vm_uuid)
+        if not isinstance(error, JobCancelled):
+            await node.board.standing.failed(request.vm_uuid, request.vm_name)
         error.facts["owed"] = [action.reason for action in owed]
         raise
     except Exception:
         await settle(node, job, vm_uuid=request.vm_uuid)
+        await node.board.standing.failed(request.vm_uuid, request.vm_name)
         raise
     await settle(node, job, vm_uuid=request.vm_uuid)
 
@@ -173,7 +176,7 @@ class Backup:
             # Where lists lag the point is not seen yet by who decides on its snapshot: the note stays for that.
             await self._note_commit(frozen.snapshot.uuid, committing_at=0.0)
         await self._trust(frozen.vm.cluster_uuid, copied)
-        publish(point)
+        await node.board.standing.committed(point)
         _LOG.info("committed", point=point.id, snapshot=frozen.snapshot.uuid, now=node.clock.now())
         return point_report(point)
 

@@ -10,7 +10,7 @@ from mover import logs
 from mover.catalog.ledger import Entry, Kind, State
 from mover.config import HookSettings
 from mover.errors import HookFailed, MoverError, NoSuchPoint, NotFound, RepositoryError, StorageError
-from mover.metrics import ORPHANS
+from mover.metrics import ORPHANS, ORPHANS_OLDEST
 from mover.model.machine import Leftovers, Vm
 from mover.model.point import PointSummary
 from mover.operations.attach import detach
@@ -21,6 +21,7 @@ from mover.operations.node import Node
 from mover.operations.reconcile import DOING, Action, Observed, Verb, make_plan
 
 _LOG = logs.get(__name__)
+_OF_ORPHANS = (Verb.DELETE_SNAPSHOT, Verb.DETACH, Verb.DELETE_VM, Verb.RUN_HOOK, Verb.LIST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,34 @@ async def _vm(node: Node, uuid: str) -> Vm | None:
 
 async def reconcile(node: Node, *, apply: bool) -> list[Done]:
     """Compare everything, and do what is to be done if ``apply``. Errors stand in the result."""
-    plan = make_plan(await look(node))
-    for kind in Kind:
-        ORPHANS.labels(kind).set(sum(action.kind is kind and action.verb is not Verb.CLOSE for action in plan))
+    seen = await look(node)
+    plan = make_plan(seen)
+    done = await carry_out(node, plan) if apply else [Done(action) for action in plan]
+    publish_orphans(seen, [item.action for item in done if not apply or item.error or item.action.verb is Verb.LIST])
     if not apply:
-        return [Done(action) for action in plan]
-    done = await carry_out(node, plan)
+        return done
+    if seen.bases is not None:
+        there = {snapshot.uuid for snapshot in seen.leftovers.snapshots}
+        node.board.standing.lose_bases([point for uuid, point in seen.bases.items() if uuid not in there])
     await node.ledger.prune(older_than_s=2 * node.settings.prism.snapshot_life)
     return done
+
+
+def publish_orphans(seen: Observed, left: Sequence[Action]) -> None:
+    """Tell the metrics of what is there and nobody needs: neither a base to be extended nor a mere line is that."""
+    orphans = [action for action in left if action.verb in _OF_ORPHANS]
+    made = {snapshot.uuid: snapshot.created_at for snapshot in seen.leftovers.snapshots}
+    for kind in Kind:
+        times = [
+            action.entry.intended_at if action.entry else made.get(action.identity) or seen.now
+            for action in orphans
+            if action.kind is kind
+        ]
+        ORPHANS.labels(kind).set(len(times))
+        if times:
+            ORPHANS_OLDEST.labels(kind).set(min(times))
+        else:
+            ORPHANS_OLDEST.remove(kind)
 
 
 async def settle(node: Node, job: str, *, vm_uuid: str = "") -> list[Action]:

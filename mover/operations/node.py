@@ -18,6 +18,8 @@ from mover.config import LimitSettings, Settings
 from mover.device.protocol import WritableDevice
 from mover.hypervisor.protocol import Hypervisor
 from mover.model.machine import Attachment
+from mover.operations.board import Board
+from mover.operations.gauges import Standing
 from mover.operations.names import name_of
 from mover.operations.ports import Repository
 from mover.operations.progress import ProgressSink, ignore_progress
@@ -92,3 +94,7 @@ class Node:
     def name(self, job: str, kind: str) -> str:
         """The name of a thing that a job makes on a cluster."""
         return name_of(install=self.install, node=self.settings.node.name, job=job, kind=kind)
+    standing: Standing | None = None
+    """What becomes known of VMs is kept there, where there is such a place."""
+    board: Board
+    """What the metrics are fed from."""

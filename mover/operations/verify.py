@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from mover.errors import Damaged
 from mover.jobs.steps import Values
-from mover.metrics import VM_LAST_VERIFIED
 from mover.model.point import DiskImage, PointSummary, ReadMode, RestorePoint
 from mover.operations.node import ReadingNode
 from mover.operations.ports import ReadingSession
@@ -32,6 +31,8 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
     damage = [(image, found) for image, result in zip(disks, results, strict=True) for found in result.damage]
     # What a restore does not read, and is needed all the same: index objects, and each pack's own table.
     others = {problem.object: problem.what for problem in (await node.repository.check(whole)).problems}
+    if (damage or others) and node.standing is not None:
+        await node.standing.damaged(whole)
     if damage:
         objects = sorted({found.object_name for _, found in damage} | set(others))
         lost = sum(found.lost_bytes for _, found in damage)
@@ -52,7 +53,8 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
             lost_bytes=0,
             disks=[],
         )
-    VM_LAST_VERIFIED.labels(whole.vm_name).set(node.clock.now())
+    if node.standing is not None:
+        await node.standing.verified(whole)
     rows = [_row(image, result) for image, result in zip(disks, results, strict=True)]
     return {"point": whole.id, "vm": whole.vm_name, "verified": True, "disks": rows}
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mover.clock import stopwatch
 from mover.errors import ConfigError
+from mover.pipeline.waiting import Waiting
 from mover.units import format_size
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Budget:
         self._packs = 0
         self._buffer_queue: deque[_Waiter] = deque()
         self._pack_queue: deque[_Waiter] = deque()
-        self._waited_s = {"buffers": 0.0, "packs": 0.0}
+        self._waiting = {"buffers": Waiting(), "packs": Waiting()}
 
     @property
     def buffer_limit_bytes(self) -> int:
@@ -83,15 +83,13 @@ class Budget:
         Raises ConfigError when that much can never be free. Never call it on the event loop.
         """
         self._check_buffer(size_bytes)
-        event = threading.Event()
         with self._lock:
             if self._take_buffer_now(size_bytes):
                 return True
+            event = threading.Event()
             waiter = _Waiter(size_bytes, owner, event.set)
-            self._buffer_queue.append(waiter)
-        started = stopwatch()
+            self._queue_buffer(waiter)
         event.wait()
-        self._note_wait("buffers", started)
         return waiter.was_granted
 
     async def acquire_async(self, size_bytes: int) -> None:
@@ -103,27 +101,26 @@ class Budget:
             if self._take_buffer_now(size_bytes):
                 return
             waiter = _Waiter(size_bytes, None, lambda: loop.call_soon_threadsafe(_resolve, granted))
-            self._buffer_queue.append(waiter)
-        started = stopwatch()
+            self._queue_buffer(waiter)
         try:
             await granted
         except asyncio.CancelledError:
             self._withdraw(waiter)
             raise
-        finally:
-            self._note_wait("buffers", started)
 
     def release(self, size_bytes: int) -> None:
         """Give back what ``acquire`` took."""
         with self._lock:
             self._buffers -= size_bytes
-            self._serve()
+            if self._buffer_queue or self._pack_queue:
+                self._serve()
 
     def forget(self, owner: object) -> None:
         """Send every thread that waits in the name of ``owner`` away empty-handed."""
         with self._lock:
             for waiter in [w for w in self._buffer_queue if w.owner is owner]:
                 self._buffer_queue.remove(waiter)
+                self._waiting["buffers"].leave()
                 waiter.wake()
             self._serve()
 
@@ -134,15 +131,14 @@ class Budget:
         """
         if size_bytes > self.kept_for_packs_bytes:
             raise _too_small(size_bytes, "one pack", self.total_bytes)
-        event = threading.Event()
         with self._lock:
             if not self._pack_queue and self._pack_fits(size_bytes):
                 self._packs += size_bytes
                 return
+            event = threading.Event()
             self._pack_queue.append(_Waiter(size_bytes, None, event.set))
-        started = stopwatch()
+            self._waiting["packs"].enter()
         event.wait()
-        self._note_wait("packs", started)
 
     def release_pack(self, size_bytes: int) -> None:
         """Give back what ``reserve_pack`` took."""
@@ -151,18 +147,24 @@ class Budget:
             self._serve()
 
     def waited_s(self) -> dict[str, float]:
-        """Seconds that threads and tasks have waited for bytes, by side."""
+        """Seconds that threads and tasks have waited for bytes until now, by side."""
         with self._lock:
-            return dict(self._waited_s)
+            return {side: waiting.seconds() for side, waiting in self._waiting.items()}
+
+    def waiting_now(self) -> dict[str, int]:
+        """How many threads and tasks wait for bytes at this time, by side."""
+        return {side: waiting.now for side, waiting in self._waiting.items()}
 
     def _serve(self) -> None:
         while self._pack_queue and self._pack_fits(self._pack_queue[0].size):
             waiter = self._pack_queue.popleft()
+            self._waiting["packs"].leave()
             self._packs += waiter.size
             waiter.was_granted = True
             waiter.wake()
         while not self._pack_queue and self._buffer_queue and self._buffer_fits(self._buffer_queue[0].size):
             waiter = self._buffer_queue.popleft()
+            self._waiting["buffers"].leave()
             self._buffers += waiter.size
             waiter.was_granted = True
             waiter.wake()
@@ -190,11 +192,12 @@ class Budget:
                 self._buffers -= waiter.size
             else:
                 self._buffer_queue.remove(waiter)
+                self._waiting["buffers"].leave()
             self._serve()
 
-    def _note_wait(self, side: str, started: float) -> None:
-        with self._lock:
-            self._waited_s[side] += stopwatch() - started
+    def _queue_buffer(self, waiter: _Waiter) -> None:
+        self._buffer_queue.append(waiter)
+        self._waiting["buffers"].enter()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -233,35 +236,38 @@ class Channel(Generic[T]):
         self._has_item = threading.Condition(self._lock)
         self._has_room = threading.Condition(self._lock)
         self._count = self._most = 0
-        self._put_wait_s = self._get_wait_s = 0.0
+        self._puts, self._gets = Waiting(), Waiting()
 
     def put(self, item: T) -> None:
         """Append, waiting for room. Raises Closed."""
         with self._lock:
             if len(self._items) >= self._capacity and not self._is_closed:
-                started = stopwatch()
+                self._puts.enter()
                 while len(self._items) >= self._capacity and not self._is_closed:
                     self._has_room.wait()
-                self._put_wait_s += stopwatch() - started
+                self._puts.leave()
             if self._is_closed:
                 raise Closed
             self._items.append(item)
             self._count += 1
-            self._most = max(self._most, len(self._items))
-            self._has_item.notify()
+            if len(self._items) > self._most:
+                self._most = len(self._items)
+            if self._gets.now:
+                self._has_item.notify()
 
     def get(self) -> T:
         """The oldest item, waiting for one. Raises Closed when closed and empty."""
         with self._lock:
             if not self._items and not self._is_closed:
-                started = stopwatch()
+                self._gets.enter()
                 while not self._items and not self._is_closed:
                     self._has_item.wait()
-                self._get_wait_s += stopwatch() - started
+                self._gets.leave()
             if not self._items:
                 raise Closed
             item = self._items.popleft()
-            self._has_room.notify()
+            if self._puts.now:
+                self._has_room.notify()
             return item
 
     def close(self, *, discard: bool = False) -> list[T]:
@@ -277,7 +283,8 @@ class Channel(Generic[T]):
 
     def statistics(self) -> ChannelStatistics:
         with self._lock:
-            return ChannelStatistics(self._count, len(self._items), self._most, self._put_wait_s, self._get_wait_s)
+            waited = self._puts.seconds(), self._gets.seconds()
+            return ChannelStatistics(self._count, len(self._items), self._most, *waited)
 
 
 @dataclass(frozen=True, slots=True)

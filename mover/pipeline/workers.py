@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from mover.config import DataSettings
 from mover.device.buffers import Buffer, BufferPool
-from mover.metrics import BUDGET_BYTES, QUEUE_FILL, STAGE_SECONDS
+from mover.metrics import BUDGET_BYTES, BUDGET_WAITING, QUEUE_FILL, STAGE_SECONDS
 from mover.pipeline.flow import Budget, Channel, Closed
 
 T = TypeVar("T")
@@ -211,6 +211,8 @@ class Workers:
             self._count_seconds(name, "idle", statistics.get_wait_s)
         for side, seconds in self.budget.waited_s().items():
             self._count_seconds(side, "waiting", seconds)
+        for side, waiters in self.budget.waiting_now().items():
+            BUDGET_WAITING.labels(side).set(waiters)
 
     def _count_seconds(self, stage: str, state: str, total_s: float) -> None:
         former = self._published_s.get((stage, state), 0.0)

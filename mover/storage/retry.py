@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from mover.clock import Clock
 from mover.errors import StorageError
+from mover.storage.health import note_answer, note_error
 from mover.storage.protocol import Bytes, ObjectInfo, Store, StoreTraits
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class RetryingStore:
                         yield info
                         last = info.name
                         campaign = _Campaign(self._clock, self._patience)
+                note_answer()
                 return
             except StorageError as error:
                 await campaign.pause_after(error)
@@ -87,9 +89,12 @@ class RetryingStore:
         campaign = _Campaign(self._clock, self._patience)
         while True:
             try:
-                return await call()
+                answer = await call()
             except StorageError as error:
                 await campaign.pause_after(error)
+            else:
+                note_answer()
+                return answer
 
 
 class _Campaign:
@@ -103,6 +108,7 @@ class _Campaign:
 
     async def pause_after(self, error: StorageError) -> None:
         """Wait before the next try, or raise the error when there is none."""
+        note_error(error, self._clock.now())
         self._tries += 1
         spent_s = self._clock.monotonic() - self._started
         if not error.retryable:

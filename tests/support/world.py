@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mover.catalog.history import History
 from mover.catalog.ledger import Ledger
 from mover.clock import FakeClock
 from mover.config import Settings
 from mover.model.machine import Vm
 from mover.operations.backup import backup_vm
+from mover.operations.board import Board
 from mover.operations.clean import reconcile
 from mover.operations.names import install_id
 from mover.operations.node import Lanes, Node
@@ -125,6 +127,7 @@ async def world(
     if await store.inner.info("repository.json") is None:
         await Repository.init(store.inner, passphrase=None, clock=clock)
     ledger = await Ledger.open(folder / "catalog.sqlite", clock=clock)
+    history = History(folder / "catalog.sqlite", clock=clock)
     budget = Budget(settings.data.budget)
     repository = await Repository.open(
         store,
@@ -158,6 +161,7 @@ async def world(
             install=install_id(folder),
             lanes=Lanes(settings.limits),
             active_jobs=active_jobs,
+            board=Board.of(settings.serve, clock, history),
             progress=events.append,
         )
         store.calls.clear()
@@ -165,4 +169,6 @@ async def world(
             yield World(node, fake, devices, store, clock, events, active)
         finally:
             await repository.close()
+            node.board.standing.close()
+            await history.close()
             await ledger.close()

@@ -29,7 +29,7 @@ from mover.model.machine import Consistency, Disk, DiskKind, Slot
 from mover.model.point import ReadMode
 from mover.model.region import Regions
 from mover.operations.backup import backup_vm
-from mover.operations.gauges import publish_newest
+from mover.operations.gauges import Standing
 from mover.operations.node import ReadingNode
 from mover.operations.reconcile import INTENT_LIFE_S
 from mover.operations.tofile import restore_to_file
@@ -244,7 +244,7 @@ async def test_metrics_of_vms_are_known_again_after_a_restart(w):
     newest = await w.node.repository.load((await w.backup(vm))["point"])
     for gauge in (VM_LAST_SUCCESS, VM_CONSISTENCY, VM_UNPROTECTED_VGS):
         gauge.remove("recalled")
-    await publish_newest(w.node.repository)
+    await Standing(w.clock).recall(w.node.repository)
     names = ("last_success_timestamp_seconds", "application_consistent", "unprotected_volume_groups")
     found = [REGISTRY.get_sample_value(f"mover_vm_{name}", {"vm": "recalled"}) for name in names]
     assert found == [newest.created_at, 0, 1]

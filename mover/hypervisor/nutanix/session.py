@@ -19,7 +19,15 @@ from typing import Any
 from mover import logs
 from mover.clock import Clock
 from mover.config import PrismSettings
-from mover.errors import ConfigError, EffectUnknown, LoginRefused, MoverError, RightsMissing, UnsupportedEndpoint
+from mover.errors import (
+    CertificateRejected,
+    ConfigError,
+    EffectUnknown,
+    LoginRefused,
+    MoverError,
+    RightsMissing,
+    UnsupportedEndpoint,
+)
 from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.answers import (
     Answer,
@@ -34,7 +42,7 @@ from mover.hypervisor.nutanix.breaker import Breaker
 from mover.hypervisor.nutanix.patience import Patience
 from mover.hypervisor.nutanix.tls import trust_of
 from mover.hypervisor.nutanix.wire import Effect, ExchangeFailed, Request, Wire
-from mover.metrics import PRISM_RETRIES
+from mover.metrics import PRISM_REACHABLE, PRISM_RETRIES
 
 log = logs.get(__name__)
 
@@ -114,7 +122,7 @@ class Session:
             try:
                 async with self._slots:
                     await self._pace()
-                    return await self._authorised(request)
+                    return await self._tried(request)
             except ExchangeFailed as failure:
                 if is_once and failure.effect is not Effect.NONE:
                     raise self._sent_once(failure, request.what) from None
@@ -152,6 +160,20 @@ class Session:
             answer = await self._send(request, basic=True)
             if answer.status == 401:
                 raise self._not_for_us(request.what)
+    async def _tried(self, request: Request) -> Any:
+        """One try. The metrics are told whether this Prism answers and lets us in; a cancelled try says nothing."""
+        reachable = PRISM_REACHABLE.labels(self.address.host)
+        try:
+            body = await self._authorised(request)
+        except ExchangeFailed as failure:
+            reachable.set(failure.reason == "429")
+            raise
+        except MoverError as error:
+            reachable.set(not isinstance(error, (LoginRefused, CertificateRejected, UnsupportedEndpoint)))
+            raise
+        reachable.set(1)
+        return body
+
         if answer.status == 401:
             self._is_in = False
             raise self._breaker.open()

@@ -8,10 +8,12 @@ import ssl
 from typing import Any
 
 import aiohttp
+from cryptography import x509
 
 from mover.config import PrismSettings
 from mover.errors import CertificateRejected, ConfigError
 from mover.hypervisor.nutanix.address import PrismAddress
+from mover.metrics import PRISM_CERTIFICATE_EXPIRY
 
 _LOOK_TIMEOUT_S = 5.0
 
@@ -91,7 +93,19 @@ async def look_at_certificate(address: PrismAddress) -> str | None:
                 writer.close()
     except (OSError, TimeoutError):
         return None
+    note_certificate(address, certificate)
     return written_fingerprint(hashlib.sha256(certificate).digest())
+
+
+def note_certificate(address: PrismAddress, certificate: bytes) -> None:
+    """Tell the metrics until when this certificate (DER), shown by this Prism, is valid."""
+    try:
+        end = x509.load_der_x509_certificate(certificate).not_valid_after_utc
+    except ValueError:
+        # Whether it is trusted was decided elsewhere; one that cannot be read has no known end.
+        PRISM_CERTIFICATE_EXPIRY.remove(address.host)
+    else:
+        PRISM_CERTIFICATE_EXPIRY.labels(address.host).set(end.timestamp())
 
 
 def rejected(address: PrismAddress, *, why: str, fingerprint: str | None, is_pinned: bool) -> CertificateRejected:

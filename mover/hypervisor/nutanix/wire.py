@@ -17,7 +17,14 @@ from mover.clock import stopwatch
 from mover.errors import CertificateRejected, HypervisorError, HypervisorUnreachable
 from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.answers import Answer, read_body
-from mover.hypervisor.nutanix.tls import PinnedCertificates, Trust, look_at_certificate, rejected, written_fingerprint
+from mover.hypervisor.nutanix.tls import (
+    PinnedCertificates,
+    Trust,
+    look_at_certificate,
+    note_certificate,
+    rejected,
+    written_fingerprint,
+)
 from mover.metrics import PRISM_CALLS, PRISM_SECONDS
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -78,6 +85,7 @@ class Wire:
         self._trust = trust
         self._pool = _client(aiohttp.TCPConnector(ssl=trust, limit=max_calls))
         self._fresh = _client(aiohttp.TCPConnector(ssl=trust, limit=max_calls, force_close=True))
+        self._certificate = b""
 
     async def exchange(self, request: Request, headers: Mapping[str, str]) -> tuple[Answer, dict[str, str]]:
         """Send once. Returns the answer and the cookies that it set ("" = forget).
@@ -97,6 +105,7 @@ class Wire:
                 timeout=aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=_CONNECT_TIMEOUT_S),
                 allow_redirects=False,
             ) as response:
+                self._look_at_certificate(response)
                 parsed, is_json = read_body(await _read(response))
                 status = f"{response.status // 100}xx"
                 cookies = {name: morsel.value for name, morsel in response.cookies.items()}
@@ -114,6 +123,15 @@ class Wire:
     async def close(self) -> None:
         await self._pool.close()
         await self._fresh.close()
+
+    def _look_at_certificate(self, response: aiohttp.ClientResponse) -> None:
+        """Known from the handshake; None where the answer is over and its connection given back already."""
+        transport = response.connection.transport if response.connection else None
+        tls = transport.get_extra_info("ssl_object") if transport else None
+        shown = tls.getpeercert(binary_form=True) if tls else None
+        if shown and shown != self._certificate:
+            self._certificate = shown
+            note_certificate(self.address, shown)
 
     def _wrong_pin(self, error: aiohttp.ServerFingerprintMismatch) -> CertificateRejected:
         got = written_fingerprint(error.got)
