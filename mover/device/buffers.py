@@ -49,7 +49,9 @@ class BufferPool:
         self._made = 0
         self._leased = 0
         self._is_closed = False
-        self._changed = threading.Condition()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     @property
     def leased(self) -> int:
@@ -67,7 +69,7 @@ class BufferPool:
         None when ``is_cancelled`` says so: it is asked before each wait, so who changes its
         answer calls ``wake``. Raises ValueError when the pool is closed.
         """
-        with self._changed:
+        with self._lock:
             while True:
                 if self._is_closed:
                     raise ValueError("the buffer pool is closed")
@@ -75,16 +77,18 @@ class BufferPool:
                     return None
                 if self._free or self._made < self.count:
                     return self._hand_out()
+                self._waiting += 1
                 self._changed.wait()
+                self._waiting -= 1
 
     def wake(self) -> None:
         """Let every waiting lease ask again whether it is cancelled."""
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     def close(self) -> None:
         """Free all memory. Idempotent. Raises ValueError while a buffer is out."""
-        with self._changed:
+        with self._lock:
             if self._leased:
                 raise ValueError(f"{self._leased} buffers are still leased")
             self._is_closed = True
@@ -105,13 +109,14 @@ class BufferPool:
         return buffer
 
     def _take_back(self, buffer: Buffer) -> None:
-        with self._changed:
+        with self._lock:
             if not buffer.is_leased:
                 raise ValueError("the buffer was given back before")
             buffer.is_leased = False
             self._leased -= 1
             self._free.append(buffer)
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
 
     def __enter__(self) -> BufferPool:
         return self

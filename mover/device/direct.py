@@ -164,15 +164,17 @@ class DirectDevice:
         if offset < 0 or end > self._size_bytes or offset % self._sector_bytes:
             raise ValueError(f"{offset}+{len(view)} is not an aligned range of {self._name}")
         direct = align_down(len(view), self._sector_bytes)
-        if direct != len(view) and end != self._size_bytes:
+        if direct == len(view):
+            self._transfer(call, self._fd, view, offset)
+            return
+        if end != self._size_bytes:
             raise ValueError(f"{len(view)} bytes at {offset} do not end at a sector of {self._name}")
         # Slices are released as they are left: a fault's traceback must not keep a buffer from its pool.
         if direct:
             with view[:direct] as part:
                 self._transfer(call, self._fd, part, offset)
-        if direct != len(view):
-            with view[direct:] as part:
-                self._transfer(call, self._tail(), part, offset + direct)
+        with view[direct:] as part:
+            self._transfer(call, self._tail(), part, offset + direct)
 
     def _tail(self) -> int:
         """A buffered descriptor of the same open inode: direct I/O cannot move less than a sector."""

@@ -54,6 +54,10 @@ class _Window:
     """Rows of the plan's zero spans that begin within this window."""
 
 
+_Batch = list[tuple[Piece, bytes]]
+"""Reads that share a buffer and a task, with the ids to compare: small blocks cost one hop together."""
+
+
 class Reading:
     """One way over a disk with one plan and one map."""
 
@@ -79,7 +83,7 @@ class Reading:
         self._read_bytes = align_up(max(workers.settings.read_size, plan.block_bytes), plan.block_bytes)
         self._windows: Channel[_Window] = Channel(_WINDOWS_AHEAD)
         self._room = asyncio.Semaphore(_WINDOWS_AHEAD)
-        self._pieces: Iterator[tuple[Piece, bytes]] = iter(())
+        self._batches: Iterator[_Batch] = iter(())
         self._taking = Lock()
         self._loop = asyncio.get_running_loop()
 
@@ -151,46 +155,58 @@ class Reading:
     # --- on reader threads
 
     def _read(self, lane: Lane, buffers: DiskBuffers) -> None:
-        while (taken := self._take(lane)) is not None:
+        while (batch := self._take(lane)) is not None:
             buffer = buffers.lease()
             if buffer is None:
                 return
             try:
-                self._read_piece(lane, buffers, buffer, *taken)
+                self._read_batch(lane, buffers, buffer, batch)
             except BaseException:
                 buffers.give_back(buffer)
                 raise
 
-    def _take(self, lane: Lane) -> tuple[Piece, bytes] | None:
-        """The next read in order of offset; None when there is none or the lane has stopped."""
+    def _take(self, lane: Lane) -> _Batch | None:
+        """The next reads in order of offset; None when there is none or the lane has stopped."""
         with self._taking:
             while not lane.is_stopped:
-                taken = next(self._pieces, None)
-                if taken is not None:
-                    return taken
+                batch = next(self._batches, None)
+                if batch is not None:
+                    return batch
                 try:
                     window = self._windows.get()
                 except Closed:
                     return None
                 self._loop.call_soon_threadsafe(self._room.release)
                 self._workers.submit_compute(lane, partial(self._put_zeroes, window))
-                self._pieces = self._cut(window)
+                self._batches = self._batched(window)
             return None
 
-    def _cut(self, window: _Window) -> Iterator[tuple[Piece, bytes]]:
+    def _batched(self, window: _Window) -> Iterator[_Batch]:
         most = self._read_bytes // self._block_bytes
+        batch: _Batch = []
+        room = most
+        for taken in self._cut(window, most):
+            if taken[0].blocks > room:
+                yield batch
+                batch, room = [], most
+            batch.append(taken)
+            room -= taken[0].blocks
+        if batch:
+            yield batch
+
+    def _cut(self, window: _Window, most: int) -> Iterator[tuple[Piece, bytes]]:
         for span, ids in zip(window.spans, window.expected, strict=True):
             for piece in cut([span], most):
                 start = (piece.first - span.first) * ID_BYTES
                 yield piece, ids[start : start + piece.blocks * ID_BYTES]
 
-    def _read_piece(self, lane: Lane, buffers: DiskBuffers, buffer: Buffer, piece: Piece, expected: bytes) -> None:
-        view = buffer.view[: self._plan.piece_bytes(piece)]
-        started = stopwatch()
-        self._device.read_into(view, piece.first * self._block_bytes)
-        self._meter.add("read", size_bytes=len(view), seconds=stopwatch() - started)
-        work = partial(self._process, lane, buffers, buffer, view, piece, expected)
-        self._workers.submit_compute(lane, work)
+    def _read_batch(self, lane: Lane, buffers: DiskBuffers, buffer: Buffer, batch: _Batch) -> None:
+        end, started = 0, stopwatch()
+        for piece, _ in batch:
+            start, end = end, end + self._plan.piece_bytes(piece)
+            self._device.read_into(buffer.view[start:end], piece.first * self._block_bytes)
+        self._meter.add("read", items=len(batch), size_bytes=end, seconds=stopwatch() - started)
+        self._workers.submit_compute(lane, partial(self._process, lane, buffers, buffer, batch))
 
     # --- on compute threads
 
@@ -199,26 +215,19 @@ class Reading:
         for row in range(window.zero_from, window.zero_to):
             self._builder.put_zero(int(firsts[row]), int(counts[row]))
 
-    def _process(
-        self,
-        lane: Lane,
-        buffers: DiskBuffers,
-        buffer: Buffer,
-        view: memoryview,
-        piece: Piece,
-        expected: bytes,
-        _: Scratch,
-    ) -> None:
+    def _process(self, lane: Lane, buffers: DiskBuffers, buffer: Buffer, batch: _Batch, _: Scratch) -> None:
         try:
-            if lane.is_stopped:
-                return
-            started = stopwatch()
-            if piece.purpose is Purpose.COPY:
-                self._store(piece, view)
-            else:
-                self._compare(piece, view, expected)
-            self._meter.add("compute", size_bytes=len(view), seconds=stopwatch() - started)
-            self._meter.advance(len(view))
+            end, started = 0, stopwatch()
+            for piece, expected in batch:
+                if lane.is_stopped:
+                    return
+                start, end = end, end + self._plan.piece_bytes(piece)
+                if piece.purpose is Purpose.COPY:
+                    self._store(piece, buffer.view[start:end])
+                else:
+                    self._compare(piece, buffer.view[start:end], expected)
+            self._meter.add("compute", items=len(batch), size_bytes=end, seconds=stopwatch() - started)
+            self._meter.advance(end)
         finally:
             buffers.give_back(buffer)
 

@@ -88,10 +88,10 @@ class Lane:
         for action in self._on_stop:
             action()
 
-    def run(self, work: Callable[[], None]) -> None:
+    def run(self, work: Callable[..., None], *arguments: object) -> None:
         """Do ``work`` for one who entered, turn its exception into the lane's, and leave."""
         try:
-            work()
+            work(*arguments)
         except BaseException as error:  # noqa: BLE001, RUF100 - a thread's last frame: the lane carries it to the loop
             self.fail(error)
         finally:
@@ -247,14 +247,17 @@ class DiskBuffers:
         self._pool = pool
         self._budget = budget
         self._most = most
-        self._leased = 0
-        self._has_room = threading.Condition()
+        self._leased = self._waiting = 0
+        self._lock = threading.Lock()
+        self._has_room = threading.Condition(self._lock)
 
     def lease(self) -> Buffer | None:
         """A buffer, waiting for it; None when the lane has stopped."""
-        with self._has_room:
+        with self._lock:
             while self._leased >= self._most and not self._lane.is_stopped:
+                self._waiting += 1
                 self._has_room.wait()
+                self._waiting -= 1
             if self._lane.is_stopped:
                 return None
             self._leased += 1
@@ -275,13 +278,14 @@ class DiskBuffers:
         """The lane has stopped: nobody waits for a buffer any more."""
         self._budget.forget(self._lane)
         self._pool.wake()
-        with self._has_room:
+        with self._lock:
             self._has_room.notify_all()
 
     def _return_share(self) -> None:
-        with self._has_room:
+        with self._lock:
             self._leased -= 1
-            self._has_room.notify()
+            if self._waiting:
+                self._has_room.notify()
 
     def _is_stopped(self) -> bool:
         return self._lane.is_stopped
@@ -304,4 +308,4 @@ def _serve(channel: Channel[tuple[Lane, Work]]) -> None:
             lane, work = channel.get()
         except Closed:
             return
-        lane.run(lambda work=work: work(scratch))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+        lane.run(work, scratch)
