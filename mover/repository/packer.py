@@ -12,7 +12,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection
 
+from mover.clock import stopwatch
 from mover.errors import Damaged
+from mover.metrics import STAGE_SECONDS
 from mover.repository import layout
 from mover.repository.keys import Secrets
 from mover.repository.layout import Codec, FrameKind
@@ -129,7 +131,9 @@ class Packer:
             with self._changed:
                 while not self._may_place(stored_bytes):
                     owner.check()
+                    started = stopwatch()
                     self._changed.wait()
+                    STAGE_SECONDS.labels("packs", "waiting").inc(stopwatch() - started)
                 owner.check()
                 pack = self._open
                 if pack is not None:

@@ -54,7 +54,7 @@ async def point(w, web):
 
 
 def reader(w):
-    return ReadingNode(w.node.settings, w.clock, w.node.repository, w.node.workers)
+    return ReadingNode(w.node.settings, w.clock, w.node.repository, w.node.workers, standing=w.node.board.standing)
 
 
 def same(w, one, other):
