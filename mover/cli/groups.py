@@ -1,4 +1,4 @@
-"""The commands that have commands: ``points`` and ``job``. Bodies import their work only when called."""
+"""``points``, ``job`` (commands that have commands) and ``repair``. Bodies import their work only when called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mover.cli.main import run
+from mover.cli.main import app, run
 from mover.cli.options import Assign, Config, JobId, Json, Point, Repository
 
 points_app = typer.Typer(invoke_without_command=True)
@@ -125,3 +125,38 @@ def job_retry(job: JobId, config: Config = None, assign: Assign = None, as_json:
     from mover.cli import jobs as work
 
     run(lambda session: work.retry_job(session, job), config, assign, as_json)
+
+
+@app.command()
+def repair(
+    point: Annotated[
+        str | None, typer.Argument(help="Only the packs of this point: its id or a VM's name. Default: all.")
+    ] = None,
+    read_data: Annotated[
+        bool, typer.Option("--read-data", help="Read and decrypt every block too, not only headers and tables.")
+    ] = False,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+    repository: Repository = None,
+) -> None:
+    """Mark damaged packs, so that backups store their blocks again.
+
+    A backup takes no block of a marked pack for known, and a disk whose former point needs one is
+    read in full. Points that share those blocks are then whole again. Index objects that are lost
+    or damaged are written anew. Deletes nothing; needs repository and key only.
+
+    \b
+    Examples:
+      mover repair --read-data
+      mover repair web01
+    """
+    from mover.cli import repair as work
+
+    run(
+        lambda session: work.repair(session, point, read_data=read_data),
+        config,
+        assign,
+        as_json,
+        repository__url=repository,
+    )

@@ -13,7 +13,7 @@ from mover.cli.options import Assign, Config, Json, Point, Repository
 
 ORDER = (
     *("demo", "lab", "init", "check", "inventory", "backup", "points"),
-    *("restore", "verify", "orphans", "job", "serve", "bench"),
+    *("restore", "verify", "repair", "orphans", "job", "serve", "health", "bench"),
 )
 """As one needs them; not as they are declared."""
 

@@ -6,7 +6,7 @@ made from it. One without the other is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mover.model.machine import Disk, Snapshot
@@ -45,6 +45,8 @@ class Wishes:
     full_every_s: float = 0.0
     last_full_at: float | None = None
     now: float = 0.0
+    unsound: Collection[str] = ()
+    """Device UUIDs of disks whose image in the base point needs damaged packs."""
 
 
 def newest_base(points: Sequence[PointSummary]) -> PointSummary | None:
@@ -100,6 +102,8 @@ def _reason_in_image(disk: Disk, image: DiskImage | None, snapshot: Snapshot, wi
         return "new disk"
     if image.mode is ReadMode.EXCLUDED:
         return "was excluded before"
+    if disk.device_uuid in wishes.unsound:
+        return "the base needs packs that are damaged"
     if image.vmdisk_uuid != disk.vmdisk_uuid:
         return "the disk was replaced or moved"
     if disk.size_bytes < image.size_bytes:

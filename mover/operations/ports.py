@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mover.model.point import DiskImage, PointSummary, RestorePoint
@@ -17,6 +17,9 @@ class WriteSession(BlockWriter, Protocol):
     def id(self) -> str: ...
 
     async def open_map(self, image: DiskImage) -> MapReader: ...
+
+    async def leans_on_suspects(self, image: DiskImage) -> bool:
+        """Whether a former image needs packs that are marked as damaged."""
 
     async def flush(self) -> None:
         """All that was stored is durable and can be found again."""
@@ -66,3 +69,13 @@ class Repository(Protocol):
 
     async def check(self, point: RestorePoint | None = None) -> Any:
         """Everything but the blocks: ``problems``, each with ``object`` and ``what``. Of one point, or of all."""
+
+    async def repair(
+        self,
+        point: RestorePoint | None = None,
+        *,
+        read_data: bool = False,
+        plan: Callable[[int], None],
+        advance: Callable[[int], None],
+    ) -> Any:
+        """Mark what is damaged, mend the index, delete nothing: a ``Repaired``."""

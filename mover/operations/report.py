@@ -69,6 +69,7 @@ FULL_REASONS = {
     "last full": "due",
     "the VM moved": "moved",
     "the base snapshot": "base-gone",
+    "the base needs": "base-damaged",
     "new disk": "new-disk",
     "was excluded": "new-disk",
     "the disk was replaced": "replaced",

@@ -39,7 +39,7 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
         shown = ", ".join(objects[:_NAMED]) + (" …" if len(objects) > _NAMED else "")
         raise Damaged(
             f"Restore point {whole.id} of {whole.vm_name} is damaged: {shown}",
-            remedy="Restore from another point, or repair the store from a copy of it.",
+            remedy="Restore another point; run mover repair --read-data, then a backup: it stores anew what it meets.",
             objects=objects,
             lost_bytes=lost,
             disks=sorted({str(image.slot) for image, _ in damage}),
@@ -48,7 +48,7 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
         raise Damaged(
             f"Every block of restore point {whole.id} of {whole.vm_name} is whole, "
             f"but other objects are damaged: {'; '.join([*others.values()][:_NAMED])}",
-            remedy="The point can be restored. Bring these objects back from a copy of the store before more is hit.",
+            remedy="The point can be restored. Run mover repair, before more is hit.",
             objects=sorted(others),
             lost_bytes=0,
             disks=[],

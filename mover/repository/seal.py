@@ -36,7 +36,7 @@ def damaged(name: str, why: str, **facts: str) -> Damaged:
     """The one way in which this room refuses bytes."""
     return Damaged(
         f"{name} is damaged: {why}",
-        remedy="Run mover verify to see what else is hit; bring the object back from a copy, or use another point.",
+        remedy="Run mover verify to see what else is hit, then mover repair; or bring the object back from a copy.",
         retryable=False,
         object=name,
         **facts,

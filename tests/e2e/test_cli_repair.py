@@ -1,0 +1,47 @@
+"""A pack rots, as the user lives it: verify names it, repair marks it, the next backup heals."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.test_cli_store import REPOSITORY, flip, objects
+
+
+@pytest.fixture
+def point(desk):
+    desk.fresh()
+    report = desk.backed_up("one")
+    desk.forget_cluster()
+    return report["point"]
+
+
+def test_a_rotten_pack_is_repaired_by_the_next_backup(desk, point):
+    pack = max(objects(desk, "packs"), key=lambda path: path.stat().st_size)
+    flip(pack, at=200)
+    refused = desk.run("verify", point)
+    refused.refuses(REPOSITORY, "repository.damaged", pack.name)
+    assert "mover repair --read-data" in refused.remedy
+    shown = desk.run("repair", "--read-data")
+    assert shown.code == 0, shown.err
+    assert all(words in shown.out for words in (pack.name, "1 marked", "mover backup one"))
+    report = desk.run("repair", "one", "--json").json
+    assert (report["damaged"], report["marked"], report["leaning"][0]["point"]) == ([], [], point)
+    later = desk.backed_up("one")["point"]
+    desk.forget_cluster()
+    desk.verified(point)
+    desk.verified(later)
+    assert desk.run("repair", "--json").json["leaning"] == []
+
+
+def test_nothing_to_repair(desk, point):
+    shown = desk.run("repair")
+    assert shown.code == 0
+    assert "Nothing is damaged" in shown.out
+    desk.run("repair", "nope").refuses(2, "select.no-point", "'nope'")
+
+
+def test_a_lost_index_is_written_anew(desk, point):
+    for path in objects(desk, "index"):
+        path.unlink()
+    assert "index objects written anew" in desk.run("repair").out
+    desk.verified(point)
