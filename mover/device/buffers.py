@@ -1,8 +1,4 @@
-"""Page-aligned buffers that are allocated once, leased, given back and counted.
-
-Each buffer is an anonymous *shared* mapping: page-aligned, as direct I/O demands, and
-never copied on write if the process forks while the kernel is still writing into it.
-"""
+"""Page-aligned buffers that are allocated once, leased, given back and counted."""
 
 from __future__ import annotations
 
@@ -11,16 +7,17 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from mover.device.memory import HUGE_BYTES, direct_memory
+
 
 class Buffer:
     """One leased buffer. Use ``view`` until ``give_back``, from one thread at a time."""
 
-    __slots__ = ("_memory", "_pool", "is_leased", "view")
+    __slots__ = ("_pool", "is_leased", "view")
 
-    def __init__(self, pool: BufferPool, size_bytes: int) -> None:
-        self._memory = mmap.mmap(-1, size_bytes)
+    def __init__(self, pool: BufferPool, view: memoryview) -> None:
         self._pool = pool
-        self.view = memoryview(self._memory)
+        self.view = view
         self.is_leased = False
 
     def give_back(self) -> None:
@@ -30,7 +27,6 @@ class Buffer:
     def _free(self) -> None:
         # Not closed by force: a traceback may still hold a slice. The last reference unmaps it.
         self.view = memoryview(b"")
-        del self._memory
 
 
 class BufferPool:
@@ -46,6 +42,8 @@ class BufferPool:
         self.buffer_bytes = buffer_bytes
         self.count = count
         self._free: list[Buffer] = []
+        self._uncut = memoryview(b"")
+        """Memory for buffers to come: several share a huge page."""
         self._made = 0
         self._leased = 0
         self._is_closed = False
@@ -95,6 +93,7 @@ class BufferPool:
             for buffer in self._free:
                 buffer._free()
             self._free.clear()
+            self._uncut = memoryview(b"")
             self._made = 0
             self._changed.notify_all()
 
@@ -102,11 +101,18 @@ class BufferPool:
         if self._free:
             buffer = self._free.pop()
         else:
-            buffer = Buffer(self, self.buffer_bytes)
+            buffer = Buffer(self, self._cut())
             self._made += 1
         buffer.is_leased = True
         self._leased += 1
         return buffer
+
+    def _cut(self) -> memoryview:
+        if not len(self._uncut):
+            most = (self.count - self._made) * self.buffer_bytes
+            self._uncut = direct_memory(min(most, max(1, HUGE_BYTES // self.buffer_bytes) * self.buffer_bytes))
+        view, self._uncut = self._uncut[: self.buffer_bytes], self._uncut[self.buffer_bytes :]
+        return view
 
     def _take_back(self, buffer: Buffer) -> None:
         with self._lock:
