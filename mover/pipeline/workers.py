@@ -7,7 +7,6 @@ channels; the event loop only starts a ``Lane`` (the work of one disk) and await
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -17,8 +16,10 @@ from typing import TypeVar
 
 from mover.config import DataSettings
 from mover.device.buffers import Buffer, BufferPool
+from mover.device.memory import HUGE_BYTES, direct_memory
 from mover.metrics import BUDGET_BYTES, BUDGET_WAITING, QUEUE_FILL, STAGE_SECONDS
 from mover.pipeline.flow import Budget, Channel, Closed
+from mover.units import align_up
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class Scratch:
     def take(self, size_bytes: int) -> memoryview:
         """At least nothing, exactly ``size_bytes`` long; content unspecified, valid until the next take."""
         if len(self._view) < size_bytes:
-            self._view = memoryview(mmap.mmap(-1, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE))
+            self._view = direct_memory(align_up(size_bytes, HUGE_BYTES))
         return self._view[:size_bytes]
 
 

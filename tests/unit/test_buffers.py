@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+from pathlib import Path
 
 import pytest
 
 from mover.device.buffers import BufferPool
+from mover.device.memory import HUGE_BYTES, direct_memory
 
 
 def test_buffers_are_page_aligned_and_recycled():
@@ -23,20 +25,47 @@ def test_buffers_are_page_aligned_and_recycled():
         second.give_back()
 
 
-def test_memory_is_shared_with_children():
+def test_a_fork_gets_no_copy():
     """A fork while the kernel writes must not leave the data in the other copy."""
-    with BufferPool(mmap.PAGESIZE, 1) as pool:
-        buffer = pool.lease()
-        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer.view))
-        buffer.give_back()
-        with open("/proc/self/maps") as maps:
-            line = next(row for row in maps if _holds(row, address))
-        assert line.split()[1] == "rw-s"
+    for size in (mmap.PAGESIZE, HUGE_BYTES):
+        view = direct_memory(size)
+        assert len(view) == size
+        assert "dc" in _flags(view), "not copied on fork"
 
 
-def _holds(row: str, address: int) -> bool:
-    low, high = (int(edge, 16) for edge in row.split()[0].split("-"))
-    return low <= address < high
+def test_large_memory_lies_on_huge_pages():
+    view = direct_memory(2 * HUGE_BYTES)
+    assert _address(view) % HUGE_BYTES == 0
+    if Path("/sys/kernel/mm/transparent_hugepage/enabled").exists():
+        assert "hg" in _flags(view)
+
+
+def test_buffers_share_a_huge_page_and_nothing_else():
+    with BufferPool(HUGE_BYTES // 4, 6) as pool:
+        buffers = [pool.lease() for _ in range(6)]
+        for number, buffer in enumerate(buffers):
+            buffer.view[:] = bytes([number]) * len(buffer.view)
+        assert [set(buffer.view.tobytes()) for buffer in buffers] == [{number} for number in range(6)]
+        assert len({_address(buffer.view) // HUGE_BYTES for buffer in buffers[:4]}) == 1
+        for buffer in buffers:
+            buffer.give_back()
+
+
+def _address(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def _flags(view: memoryview) -> list[str]:
+    """The kernel's flags of the mapping that holds the view."""
+    is_inside = False
+    for row in Path("/proc/self/smaps").read_text().splitlines():
+        word = row.split()[0]
+        if "-" in word:
+            low, high = (int(edge, 16) for edge in word.split("-"))
+            is_inside = low <= _address(view) < high
+        elif is_inside and word == "VmFlags:":
+            return row.split()[1:]
+    raise AssertionError("the view is not mapped")
 
 
 def test_a_lease_waits_for_a_buffer():
