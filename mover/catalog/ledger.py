@@ -1,9 +1,9 @@
 """The ledger: what we caused, or were about to cause, to exist on a cluster.
 
 A line is written before the call that makes a thing (intended), once more with the
-thing's identity (made), and ends as gone, or as given: handed over to the user. What is
-neither is owed, and ``operations/reconcile.py`` sees to it. Also remembers on which
-clusters "unlisted means zero" has been confirmed.
+thing's identity (made), and ends as gone, as given (handed over to the user) or as forgotten
+(by the operator's word). What is none of these is owed, and ``operations/reconcile.py`` sees to
+it. Also remembers on which clusters "unlisted means zero" has been confirmed.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class State(StrEnum):
     MADE = "made"
     GONE = "gone"
     GIVEN = "given"
+    FORGOTTEN = "forgotten"
+    """The operator says that it is not ours to care for: never listed, never touched."""
 
 
 OPEN = (State.INTENDED, State.MADE)
@@ -141,6 +143,18 @@ class Ledger:
     async def given(self, entry: Entry) -> Entry:
         """It is the user's now; we never touch it again."""
         return await self._change(entry, state=State.GIVEN)
+
+    async def forget(self, entry: Entry, identity: str) -> Entry:
+        """The operator answers for this thing; we never touch it again."""
+        return await self._change(entry, state=State.FORGOTTEN, identity=identity)
+
+    async def forget_stranger(self, kind: Kind, identity: str) -> None:
+        """The same of a thing that no line names."""
+        now = self._clock.now()
+        row = {"job": identity, "kind": kind, "ordinal": 0, "attempt": 1, "state": State.FORGOTTEN}
+        row |= {"identity": identity, "facts": "{}", "intended_at": now, "changed_at": now}
+        async with self._engine.begin() as connection:
+            await connection.execute(sql.insert(_ENTRIES).prefix_with("OR IGNORE").values(row))
 
     async def entry(self, entry_id: int) -> Entry:
         """One line as it is now."""

@@ -8,7 +8,7 @@ from mover.cli.tables import backup_notes, disks_table
 from mover.clock import SystemClock
 from mover.hypervisor.protocol import Hypervisor
 from mover.operations.request import BACKUP, BackupRequest
-from mover.operations.select import select_vms
+from mover.operations.select import check_exclusions, select_vms
 
 
 async def backup(session: Session, words: list[str], *, full: bool, exclude: tuple[str, ...]) -> None:
@@ -18,6 +18,8 @@ async def backup(session: Session, words: list[str], *, full: bool, exclude: tup
     async def choose(hypervisor: Hypervisor, proxy_uuid: str) -> list[Order]:
         inventory = await hypervisor.inventory()
         chosen = select_vms(inventory.vms, words, proxy_uuid=proxy_uuid)
+        for rule in check_exclusions(chosen, exclude):
+            session.console.remark(f"note: --exclude {rule} leaves out nothing: no disk is of such a size.", "yellow")
         requests = [BackupRequest.of(vm, settings, clock, full=full, exclude=exclude) for vm in chosen]
         return [(BACKUP, request.values()) for request in requests]
 

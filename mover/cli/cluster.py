@@ -14,7 +14,8 @@ from mover.cli.run import Session
 from mover.cli.tables import orphans_table, places_table, vms_table
 from mover.clock import SystemClock
 from mover.errors import ConfigError, ProxyUnfit
-from mover.operations.clean import reconcile
+from mover.operations import clean
+from mover.operations.reconcile import DOING
 
 FAILED_EXIT = 3
 
@@ -28,6 +29,8 @@ async def inventory(session: Session, *, full: bool) -> None:
         except (ProxyUnfit, ConfigError) as error:
             proxy_uuid = None
             session.console.remark(f"note: {error.message}. {error.remedy}", "yellow")
+    for note in found.notes:
+        session.console.remark(f"note: {note}", "yellow")
     shown: list[RenderableType] = [places_table(found), Text()] if full else []
     session.console.answer(_plain(found), *shown, vms_table(found, proxy_uuid=proxy_uuid))
 
@@ -40,13 +43,22 @@ def _plain(value: Any) -> Any:
     return tree
 
 
+async def forget(session: Session, identity: str) -> None:
+    """Have one thing, shown to look at, never listed nor touched again."""
+    async with nodes.looking_node(session.settings, apply=False) as node:
+        done = await clean.forget(node, identity)
+    action = done.action
+    words = f"The {action.kind} {action.identity} is yours now: mover does not list or touch it any more."
+    session.console.answer({"forgotten": done.as_dict()}, Text(words))
+
+
 async def orphans(session: Session, *, apply: bool) -> None:
     """The plan of reconcile, or its doing; exit with 3 when something could not be done."""
     async with nodes.looking_node(session.settings, apply=apply) as node:
-        done = [item.as_dict() for item in await reconcile(node, apply=apply)]
+        done = [item.as_dict() for item in await clean.reconcile(node, apply=apply)]
     table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
     session.console.answer({"applied": apply, "actions": done}, table)
-    if done and not apply:
+    if not apply and any(item["action"] in DOING for item in done):
         session.console.remark("Do it with: mover orphans --apply")
     if any(item["error"] for item in done):
         raise typer.Exit(FAILED_EXIT)

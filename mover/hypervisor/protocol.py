@@ -18,6 +18,7 @@ from mover.model.machine import (
     CloneSource,
     Cluster,
     Consistency,
+    Disk,
     EmptyDisk,
     Inventory,
     Leftovers,
@@ -87,6 +88,9 @@ class Hypervisor(Protocol):
 
     async def vm(self, vm_uuid: str) -> Vm:
         """One VM as it is now, with both UUIDs of each disk. Raises NotFound."""
+
+    async def disks(self, vm_uuid: str) -> tuple[Disk, ...]:
+        """What sits in a VM's slots now: as ``vm``, but one call, and of the Element alone. Raises NotFound."""
 
     async def containers(self) -> tuple[StorageContainer, ...]:
         """Storage containers with free space as it is now."""

@@ -137,6 +137,8 @@ class Vm:
     """A protection policy or domain of the cluster snapshots it too."""
     refusal: str | None = None
     """Why the cluster says that this VM must not be backed up (service VMs)."""
+    notes: tuple[str, ...] = ()
+    """What could not be asked of it, in words."""
     spec: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The hypervisor's own description, exactly as given; opaque outside hypervisor/."""
 
@@ -158,6 +160,8 @@ class Inventory:
     containers: tuple[StorageContainer, ...]
     networks: tuple[Network, ...]
     vms: tuple[Vm, ...]
+    notes: tuple[str, ...] = ()
+    """What could not be asked, in words."""
 
 
 @dataclass(frozen=True, slots=True)

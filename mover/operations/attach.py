@@ -7,7 +7,8 @@ choose. After an unknown effect we look, and never send again.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from mover.catalog.ledger import Entry, Kind
 from mover.errors import (
@@ -19,7 +20,7 @@ from mover.errors import (
     Overloaded,
     SlotOccupied,
 )
-from mover.model.machine import Attachment, CloneSource, EmptyDisk, Slot, Vm
+from mover.model.machine import Attachment, CloneSource, Disk, EmptyDisk, Slot
 from mover.operations.node import Node
 
 BUS = "scsi"
@@ -31,64 +32,56 @@ _LOOK_PAUSE_S = 2.0
 _UNSETTLED = (EffectUnknown, HypervisorUnreachable, Overloaded, Conflict)
 
 
-class _Intent(NamedTuple):
-    """Whose attach it is, in the ledger's words."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One attach: what to plug in where, and whose it is in the ledger's words."""
 
     job: str
     kind: Kind
     ordinal: int
-    is_own_vm: bool
+    vm_uuid: str
+    source: CloneSource | EmptyDisk
+    slot: Slot | None = None
+    """Exactly there; None: a free one is chosen."""
+    first: int | None = None
+    """The lowest index to be chosen; None: the setting's, which is for the Proxy VM."""
+    is_own_vm: bool = False
+    """This job made the VM and still owns it, so nobody else plugs disks there."""
 
 
-async def plug(
-    node: Node,
-    *,
-    job: str,
-    kind: Kind,
-    ordinal: int,
-    vm_uuid: str,
-    source: CloneSource | EmptyDisk,
-    slot: Slot | None = None,
-    first: int | None = None,
-    is_own_vm: bool = False,
-) -> tuple[Entry, Attachment]:
-    """Attach to a free slot (or to exactly ``slot``) and note what was made.
-
-    first: the lowest index to be chosen; by default the setting's, which is for the Proxy VM.
-    is_own_vm: this job made the VM and still owns it, so nobody else plugs disks there.
+async def plug(node: Node, wish: Wish) -> tuple[Entry, Attachment]:
+    """Attach, and note what was made.
 
     Raises NoFreeSlot, SlotOccupied, and what ``Hypervisor.attach`` raises; whatever may have
     been made then stands in the ledger.
     """
-    intent = _Intent(job, kind, ordinal, is_own_vm)
-    async with node.lanes.lease(vm_uuid):
-        for last in (False,) * (_ROUNDS - 1) + (True,):
-            try:
-                return await _plug_once(node, intent, vm_uuid, source, slot, first)
-            except SlotOccupied:
-                # An administrator was faster: look again, take another one.
-                if last or slot is not None:
-                    raise
+    async with node.lanes.lease(wish.vm_uuid):
+        return await plug_leased(node, wish)
+
+
+async def plug_leased(node: Node, wish: Wish) -> tuple[Entry, Attachment]:
+    """``plug``, by who holds the VM's lease already."""
+    for last in (False,) * (_ROUNDS - 1) + (True,):
+        try:
+            return await _plug_once(node, wish)
+        except SlotOccupied:
+            # An administrator was faster: look again, take another one.
+            if last or wish.slot is not None:
+                raise
     raise AssertionError("unreachable")
 
 
-async def _plug_once(
-    node: Node,
-    intent: _Intent,
-    vm_uuid: str,
-    source: CloneSource | EmptyDisk,
-    wanted: Slot | None,
-    first: int | None,
-) -> tuple[Entry, Attachment]:
-    vm = await node.hypervisor.vm(vm_uuid)
+async def _plug_once(node: Node, wish: Wish) -> tuple[Entry, Attachment]:
+    vm_uuid, source = wish.vm_uuid, wish.source
+    disks = await node.hypervisor.disks(vm_uuid)
     taken = await _slots_in_doubt(node, vm_uuid)
-    slot = wanted or choose_slot(vm, source, node, taken, first=first)
-    known = sorted(disk.vmdisk_uuid for disk in vm.disks if disk.vmdisk_uuid)
+    slot = wish.slot or choose_slot(disks, wish, node, taken)
+    known = sorted(disk.vmdisk_uuid for disk in disks if disk.vmdisk_uuid)
     facts = {"vm_uuid": vm_uuid, "slot": str(slot), "known": known, **_source_facts(source)}
-    facts["is_own_vm"] = intent.is_own_vm
+    facts["is_own_vm"] = wish.is_own_vm
     if isinstance(source, EmptyDisk):
-        facts["is_told_by_slot"] = wanted is None and slot != min(free_slots(vm, first=0, taken=taken))
-    entry = await node.ledger.intend(intent.kind, job=intent.job, ordinal=intent.ordinal, facts=facts)
+        facts["is_told_by_slot"] = wish.slot is None and slot != min(free_slots(disks, taken=taken))
+    entry = await node.ledger.intend(wish.kind, job=wish.job, ordinal=wish.ordinal, facts=facts)
     try:
         attachment = await node.hypervisor.attach(vm_uuid, slot, source)
     except EffectUnknown as error:
@@ -133,29 +126,26 @@ async def detach(node: Node, vm_uuid: str, vmdisk_uuid: str) -> None:
         await node.hypervisor.detach(vm_uuid, vmdisk_uuid)
 
 
-def choose_slot(
-    vm: Vm, source: CloneSource | EmptyDisk, node: Node, taken: Collection[Slot], *, first: int | None = None
-) -> Slot:
-    """A free slot for us. Raises NoFreeSlot.
+def choose_slot(disks: Collection[Disk], wish: Wish, node: Node, taken: Collection[Slot]) -> Slot:
+    """A free slot for us, among these disks of the VM. Raises NoFreeSlot.
 
     A clone tells by its source whose it is and takes the lowest. An empty disk can only be told by
     its place: it takes one that nobody is given by default.
     """
-    lowest = node.settings.node.first_slot if first is None else first
-    free = free_slots(vm, first=lowest, taken=taken)
+    free = free_slots(disks, first=node.settings.node.first_slot if wish.first is None else wish.first, taken=taken)
     if not free:
         raise NoFreeSlot(
-            f"{vm.name} has no free SCSI slot",
+            f"VM {wish.vm_uuid} has no free SCSI slot",
             remedy="Detach disks that are not needed, or lower limits.attached; see: mover orphans",
         )
-    if isinstance(source, EmptyDisk):
+    if isinstance(wish.source, EmptyDisk):
         return node.clock.random().choice(free[1:] or free)
     return free[0]
 
 
-def free_slots(vm: Vm, *, first: int = 0, taken: Collection[Slot] = ()) -> list[Slot]:
+def free_slots(disks: Collection[Disk], *, first: int = 0, taken: Collection[Slot] = ()) -> list[Slot]:
     """SCSI slots with nothing in them (volume groups take slots too), lowest first."""
-    used = {disk.slot for disk in vm.disks} | set(taken)
+    used = {disk.slot for disk in disks} | set(taken)
     slots = (Slot(BUS, index) for index in range(first, SLOTS))
     return [slot for slot in slots if slot not in used]
 

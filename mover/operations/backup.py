@@ -26,7 +26,7 @@ from mover.operations.node import Node
 from mover.operations.progress import Progress
 from mover.operations.report import point_report
 from mover.operations.request import BackupRequest
-from mover.operations.select import check_may_back_up, exclusions
+from mover.operations.select import check_may_back_up, exclusions, idle_exclusions
 from mover.operations.values import dump, load
 from mover.operations.writing import Writing, writing
 
@@ -93,6 +93,8 @@ class Backup:
         )
         calls = [Call(f"disk {plan['disk']['device_uuid']}", copy_one, (work, plan)) for plan in plans["disks"]]
         copied = await steps.together(calls)
+        # A job that an older version began has no warnings from its look.
+        plans = {**plans, "warnings": [*seen.get("warnings", ()), *plans["warnings"]]}
         return await steps.step("commit", self._commit, session, frozen, plans, copied, seen["excluded"])
 
     async def _look(self) -> Values:
@@ -107,7 +109,7 @@ class Backup:
         await check_proxy(node, vm.cluster_uuid, what=vm.name)
         excluded = exclusions(vm.data_disks(), request.exclude)
         await check_space(node, {disk.container_uuid for disk in vm.data_disks()})
-        return {"vm": dump(vm), "excluded": excluded}
+        return {"vm": dump(vm), "excluded": excluded, "warnings": idle_exclusions(vm, request.exclude)}
 
     async def _freeze(self, seen: Values) -> Values:
         self._tell("freeze")

@@ -74,4 +74,4 @@ def warnings_of(vm: Vm) -> list[str]:
         found.append("The vTPM's secrets cannot be saved: keep the guest's recovery key")
     if vm.is_protected_elsewhere:
         found.append("A protection policy of the cluster snapshots this VM too; it is left alone")
-    return found
+    return [*found, *vm.notes]

@@ -9,9 +9,9 @@ from typing import Any
 from mover import logs
 from mover.catalog.ledger import Entry, Kind, State
 from mover.config import HookSettings
-from mover.errors import HookFailed, MoverError, NoSuchPoint, NotFound, RepositoryError, StorageError
+from mover.errors import HookFailed, MoverError, NoSuchPoint, NotFound, RepositoryError, StorageError, UsageError
 from mover.metrics import ORPHANS, ORPHANS_OLDEST
-from mover.model.machine import Leftovers, Vm
+from mover.model.machine import Disk, Leftovers
 from mover.model.point import PointSummary
 from mover.operations.attach import detach
 from mover.operations.decide import newest_base
@@ -48,24 +48,25 @@ class Done:
 async def look(node: Node, *, ended_job: str | None = None) -> Observed:
     """Gather what a plan needs. ended_job: count this job as over although it still runs."""
     active = await node.active_jobs() - {ended_job}
-    written = await node.ledger.entries()
-    entries = [entry for entry in written if entry.is_open or _may_linger(entry)]
+    entries = [entry for entry in await node.ledger.entries() if entry.is_open or _may_linger(entry)]
     named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.is_open and "vm_uuid" in entry.facts}
     made = {entry.identity for entry in entries if entry.is_open and entry.kind is Kind.VM and entry.identity}
     bases, points = await _bases(node)
+    leftovers = await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid)
     return Observed(
         now=node.clock.now(),
         install=node.install,
         repository_id=node.repository.id,
         entries=entries,
-        identities={entry.identity for entry in written if entry.identity},
+        # Read after the cluster: whatever is there by then has had its line written before.
+        written=await node.ledger.entries(),
         active_jobs=active,
         bases=bases,
         points=[point.id for point in points],
         unreadable_points=[point.id for point in points if point.problem],
-        leftovers=await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid),
+        leftovers=leftovers,
         half_made=made,
-        vms={uuid: await _vm(node, uuid) for uuid in sorted(named | made)},
+        disks={uuid: await _disks(node, uuid) for uuid in sorted(named | made)},
         life_s=node.settings.prism.snapshot_life,
     )
 
@@ -91,9 +92,9 @@ async def _bases(node: Node) -> tuple[dict[str, str] | None, list[PointSummary]]
     return bases, points
 
 
-async def _vm(node: Node, uuid: str) -> Vm | None:
+async def _disks(node: Node, vm_uuid: str) -> tuple[Disk, ...] | None:
     try:
-        return await node.hypervisor.vm(uuid)
+        return await node.hypervisor.disks(vm_uuid)
     except NotFound:
         return None
 
@@ -130,6 +131,24 @@ def publish_orphans(seen: Observed, left: Sequence[Action]) -> None:
             ORPHANS_OLDEST.remove(kind)
 
 
+async def forget(node: Node, identity: str) -> Done:
+    """Never list this thing again, nor touch it: the operator answers for it. Raises UsageError if it is not listed."""
+    listed = [action for action in make_plan(await look(node)) if action.verb is Verb.LIST]
+    found = [action for action in listed if identity and action.identity.startswith(identity.lower())]
+    if len(found) != 1:
+        what = "begins the UUIDs of several things" if found else "is no UUID of a thing"
+        raise UsageError(
+            f"{identity!r} {what} that mover orphans shows to look at",
+            remedy=f"Write one of: {', '.join(action.identity for action in listed) or 'there is none'}.",
+        )
+    action = found[0]
+    if action.entry is not None:
+        await node.ledger.forget(action.entry, action.identity)
+    else:
+        await node.ledger.forget_stranger(action.kind, action.identity)
+    return Done(action)
+
+
 async def settle(node: Node, job: str, *, vm_uuid: str = "") -> list[Action]:
     """At the end of a job: clean up after it, and let former bases of its VM go. Gives what stays owed.
 
@@ -157,14 +176,14 @@ async def drop_entry(node: Node, entry: Entry) -> None:
         install=node.install,
         repository_id=node.repository.id,
         entries=[entry],
-        identities={line.identity for line in await node.ledger.entries(entry.job) if line.identity},
+        written=await node.ledger.entries(entry.job),
         active_jobs=(),
         bases=None,
         points=(),
         unreadable_points=(),
         leftovers=Leftovers((), (), ()),
         half_made={line.identity for line in await node.ledger.open_entries(entry.job, Kind.VM) if line.identity},
-        vms={vm_uuid: await _vm(node, vm_uuid)},
+        disks={vm_uuid: await _disks(node, vm_uuid)},
         life_s=node.settings.prism.snapshot_life,
     )
     for item in await carry_out(node, make_plan(seen), ended_job=entry.job):

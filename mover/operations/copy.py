@@ -20,11 +20,12 @@ from mover.metrics import AUDIT_MISMATCHES
 from mover.model.machine import CloneSource, Disk
 from mover.model.point import BasePair, DiskImage, ReadMode
 from mover.model.region import Regions
-from mover.operations.attach import plug, unplug
+from mover.operations.attach import Wish, unplug
 from mover.operations.clean import drop_entry
 from mover.operations.decide import Decision
 from mover.operations.node import Node
-from mover.operations.opened import census, opened_device
+from mover.operations.opened import plugged_device
+from mover.operations.places import place_for_disk
 from mover.operations.ports import WriteSession
 from mover.operations.progress import DiskWatch
 from mover.operations.timer import Timer
@@ -90,13 +91,13 @@ class CopyJob:
 async def copy_one(work: CopyJob, values: Values) -> Values:
     """The step. values: a DiskPlan; gives what the manifest needs of the disk."""
     plan = load(DiskPlan, values)
-    node = work.node
-    with logs.bind(disk=str(plan.disk.slot)):
-        async with node.lanes.disk():
-            for entry in await node.ledger.open_entries(work.job, Kind.ATTACHMENT):
-                if entry.ordinal == plan.ordinal:
-                    await drop_entry(node, entry)
-            watch = DiskWatch(node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(plan.disk.slot))
+    node, disk = work.node, plan.disk
+    with logs.bind(disk=str(disk.slot)):
+        for entry in await node.ledger.open_entries(work.job, Kind.ATTACHMENT):
+            if entry.ordinal == plan.ordinal:
+                await drop_entry(node, entry)
+        async with place_for_disk(node, job=work.job, ordinal=plan.ordinal, container_uuid=disk.container_uuid):
+            watch = DiskWatch(node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(disk.slot))
             try:
                 return await _copy(work, plan, watch)
             finally:
@@ -108,24 +109,12 @@ async def _copy(work: CopyJob, plan: DiskPlan, watch: DiskWatch) -> Values:
     watch.phase("ask", plan.reason)
     plan, regions = await timer.during("ask", ask(node, plan))
     watch.phase("attach", plan.reason)
-    before = census(node)
-    entry, attachment = await timer.during(
-        "attach",
-        plug(
-            node,
-            job=work.job,
-            kind=Kind.ATTACHMENT,
-            ordinal=plan.ordinal,
-            vm_uuid=node.proxy_uuid,
-            source=CloneSource(path=plan.path, container_uuid=plan.disk.container_uuid),
-        ),
-    )
-    async with opened_device(
-        node, attachment, writable=False, before=before, cancellation=work.cancellation, timer=timer
-    ) as device:
-        result, is_first = await work.cancellation.unless(_read(work, plan, regions, device, watch))
+    source = CloneSource(path=plan.path, container_uuid=plan.disk.container_uuid)
+    wish = Wish(work.job, Kind.ATTACHMENT, plan.ordinal, node.proxy_uuid, source)
+    async with plugged_device(node, wish, writable=False, cancellation=work.cancellation, timer=timer) as plugged:
+        result, is_first = await work.cancellation.unless(_read(work, plan, regions, plugged.device, watch))
     watch.phase("detach", result.reason)
-    await timer.during("detach", unplug(node, entry))
+    await timer.during("detach", unplug(node, plugged.entry))
     watch.phase("done", result.reason)
     confirms = is_first and not result.mismatch and bool(result.audited.get("unlisted"))
     return {

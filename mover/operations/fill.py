@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 from mover import logs
 from mover.catalog.ledger import Kind, State
+from mover.device.protocol import WritableDevice
 from mover.errors import TaskFailed
 from mover.jobs.steps import Cancellation, Values
 from mover.model.machine import Attachment, CloneSource, EmptyDisk, Slot
 from mover.model.point import DiskImage, ReadMode, RestorePoint
-from mover.operations.attach import plug, unplug
+from mover.operations.attach import Wish, plug, unplug
 from mover.operations.clean import drop_entry
 from mover.operations.node import Node
-from mover.operations.opened import census, opened_device
+from mover.operations.opened import plugged_device
+from mover.operations.places import place_for_disk
 from mover.operations.ports import ReadingSession
 from mover.operations.progress import DiskWatch
 from mover.operations.timer import Timer
@@ -62,13 +64,16 @@ async def fill_one(work: FillJob, values: Values) -> Values:
     node = work.node
     image = next(image for image in work.point.disks if image.device_uuid == plan.device_uuid)
     with logs.bind(disk=str(image.slot)):
-        async with node.lanes.disk():
-            done = await _after_interruption(work, plan)
-            if done is not None:
-                return done
-            if image.mode is ReadMode.EXCLUDED:
-                return await _recreate_empty(work, plan, image)
-            watch = DiskWatch(node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(image.slot))
+        done = await _after_interruption(work, plan)
+        if done is not None:
+            return done
+        if image.mode is ReadMode.EXCLUDED:
+            return await _recreate_empty(work, plan, image)
+        place = place_for_disk(node, job=work.job, ordinal=plan.ordinal, container_uuid=plan.container_uuid)
+        async with node.board.pulse.holding(work.job, place):
+            watch = DiskWatch(
+                node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(image.slot), series=node.board.series
+            )
             try:
                 return await _fill(work, plan, image, watch)
             finally:
@@ -86,61 +91,47 @@ async def _after_interruption(work: FillJob, plan: FillPlan) -> Values | None:
         if entry.is_open:
             await drop_entry(work.node, entry)
     given = {entry.identity: entry for entry in disks if entry.state is State.GIVEN}
-    there = (await work.node.hypervisor.vm(plan.vm_uuid)).disks if given else ()
+    there = await work.node.hypervisor.disks(plan.vm_uuid) if given else ()
     return next((dict(given[disk.vmdisk_uuid].facts["row"]) for disk in there if disk.vmdisk_uuid in given), None)
 
 
 async def _fill(work: FillJob, plan: FillPlan, image: DiskImage, watch: DiskWatch) -> Values:
     node, timer = work.node, Timer()
     watch.phase("attach")
-    before = census(node)
-    temporary, attachment = await timer.during(
-        "attach",
-        plug(
-            node,
-            job=work.job,
-            kind=Kind.TEMPORARY_DISK,
-            ordinal=plan.ordinal,
-            vm_uuid=node.proxy_uuid,
-            source=EmptyDisk(plan.size_bytes, plan.container_uuid),
-        ),
-    )
-    async with opened_device(
-        node, attachment, writable=True, before=before, cancellation=work.cancellation, timer=timer
-    ) as device:
-        meter = Meter()
-        writing = restore_disk(
-            image,
-            reader=await work.reader(),
-            workers=node.workers,
-            target=device,
-            meter=meter,
-            skip_zero=True,
-            readback_blocks=node.settings.data.readback_blocks,
-            dice=node.clock.random(),
-        )
-        result = await work.cancellation.unless(watch.during("restore", meter, writing))
+    source = EmptyDisk(plan.size_bytes, plan.container_uuid)
+    wish = Wish(work.job, Kind.TEMPORARY_DISK, plan.ordinal, node.proxy_uuid, source)
+    async with plugged_device(node, wish, writable=True, cancellation=work.cancellation, timer=timer) as plugged:
+        result = await work.cancellation.unless(_write(work, image, plugged.device, watch))
     watch.phase("clone")
     row = _row(plan, image, result, timer)
-    row["slot"] = str(await timer.during("clone", _clone(work, plan, attachment, row)))
-    await timer.during("detach", unplug(node, temporary))
+    row["slot"] = str(await timer.during("clone", _clone(work, plan, plugged.attachment, row)))
+    await timer.during("detach", unplug(node, plugged.entry))
     watch.phase("done")
     return row
+
+
+async def _write(work: FillJob, image: DiskImage, device: WritableDevice, watch: DiskWatch) -> RestoreResult:
+    node, meter = work.node, Meter()
+    writing = restore_disk(
+        image,
+        reader=await work.reader(),
+        workers=node.workers,
+        target=device,
+        meter=meter,
+        skip_zero=True,
+        readback_blocks=node.settings.data.readback_blocks,
+        dice=node.clock.random(),
+    )
+    return await watch.during("restore", meter, writing)
 
 
 async def _clone(work: FillJob, plan: FillPlan, temporary: Attachment, row: Values) -> Slot:
     """Into the target VM, proven there; from then on it is the user's."""
     node = work.node
-    entry, clone = await plug(
-        node,
-        job=work.job,
-        kind=Kind.ATTACHMENT,
-        ordinal=plan.ordinal,
-        vm_uuid=plan.vm_uuid,
-        source=CloneSource(vmdisk_uuid=temporary.vmdisk_uuid, container_uuid=plan.container_uuid),
-        slot=Slot.parse(plan.slot) if plan.slot else None,
-        first=0,
-    )
+    source = CloneSource(vmdisk_uuid=temporary.vmdisk_uuid, container_uuid=plan.container_uuid)
+    slot = Slot.parse(plan.slot) if plan.slot else None
+    wish = Wish(work.job, Kind.ATTACHMENT, plan.ordinal, plan.vm_uuid, source, slot=slot, first=0)
+    entry, clone = await plug(node, wish)
     await prove_clone(node, clone, temporary)
     await node.ledger.note(entry, row={**row, "slot": str(clone.slot)})
     await node.ledger.given(entry)
@@ -149,8 +140,8 @@ async def _clone(work: FillJob, plan: FillPlan, temporary: Attachment, row: Valu
 
 async def prove_clone(node: Node, clone: Attachment, temporary: Attachment) -> None:
     """Read the VM again: the disk stands there, as large as the temporary one, and made from it. Raises TaskFailed."""
-    vm = await node.hypervisor.vm(clone.vm_uuid)
-    disk = next((disk for disk in vm.disks if disk.vmdisk_uuid == clone.vmdisk_uuid), None)
+    disks = await node.hypervisor.disks(clone.vm_uuid)
+    disk = next((disk for disk in disks if disk.vmdisk_uuid == clone.vmdisk_uuid), None)
     if disk is None:
         problem = "it is not there"
     elif disk.size_bytes != temporary.size_bytes:
@@ -160,7 +151,7 @@ async def prove_clone(node: Node, clone: Attachment, temporary: Attachment) -> N
     else:
         return
     raise TaskFailed(
-        f"The restored disk in {clone.slot} of {vm.name} is not what was cloned: {problem}",
+        f"The restored disk in {clone.slot} of VM {clone.vm_uuid} is not what was cloned: {problem}",
         remedy="Run the restore again; the temporary disk was kept until its clone is proven.",
         slot=str(clone.slot),
     )
@@ -169,16 +160,9 @@ async def prove_clone(node: Node, clone: Attachment, temporary: Attachment) -> N
 async def _recreate_empty(work: FillJob, plan: FillPlan, image: DiskImage) -> Values:
     """An excluded disk comes back empty, so that the VM finds the same disks."""
     row: Values = {"disk": str(image.slot), "slot": str(image.slot), "size_bytes": image.size_bytes, "is_empty": True}
-    entry, _ = await plug(
-        work.node,
-        job=work.job,
-        kind=Kind.ATTACHMENT,
-        ordinal=plan.ordinal,
-        vm_uuid=plan.vm_uuid,
-        source=EmptyDisk(plan.size_bytes, plan.container_uuid),
-        slot=image.slot,
-        is_own_vm=True,
-    )
+    source = EmptyDisk(plan.size_bytes, plan.container_uuid)
+    wish = Wish(work.job, Kind.ATTACHMENT, plan.ordinal, plan.vm_uuid, source, slot=image.slot, is_own_vm=True)
+    entry, _ = await plug(work.node, wish)
     await work.node.ledger.note(entry, row=row)
     await work.node.ledger.given(entry)
     return row

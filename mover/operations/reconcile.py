@@ -4,7 +4,7 @@ Compared are the ledger, the jobs that run or will go on, the committed manifest
 the cluster really has. A plan is a list of actions with reasons; ``clean`` carries it out.
 Only our own install's things; never the base of a committed point; an intent stays until
 its call cannot take effect any more; what cannot be told from an administrator's disk is
-listed for the operator.
+listed for the operator, who may say that it is none of ours.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mover.catalog.ledger import Entry, Kind
-from mover.model.machine import Disk, DiskKind, Leftovers, Slot, Snapshot, Vm
+from mover.catalog.ledger import Entry, Kind, State
+from mover.model.machine import Attachment, Disk, DiskKind, Leftovers, Slot, Snapshot
 from mover.operations.names import job_of
+from mover.units import format_size
 
 INTENT_LIFE_S = 900.0
 """After this a call that was sent has taken effect or never will."""
@@ -64,8 +65,8 @@ class Observed:
     repository_id: str
     entries: Sequence[Entry]
     """Open ones, and those of snapshots that should be gone."""
-    identities: Collection[str]
-    """Of all lines of the ledger: a disk that one of them names is never what another one intended."""
+    written: Sequence[Entry]
+    """All lines of the ledger: what one of them names is never what another one intended, and no stranger's."""
     active_jobs: Collection[str]
     bases: Mapping[str, str] | None
     """Snapshot UUID → restore point, of the bases of committed points; None: the repository did not say."""
@@ -76,8 +77,8 @@ class Observed:
     leftovers: Leftovers
     half_made: Collection[str]
     """VMs that a restore made and has not given to the user."""
-    vms: Mapping[str, Vm | None]
-    """The VMs that entries name, as they are now; None: gone."""
+    disks: Mapping[str, Collection[Disk] | None]
+    """What is in the VMs that entries name, now; None: the VM is gone."""
     life_s: float
     """How long a snapshot is made to live: at half of it, a base's is put off."""
 
@@ -96,7 +97,7 @@ def make_plan(seen: Observed) -> list[Action]:
         for entry in seen.entries:
             if entry.kind is kind and entry.job not in seen.active_jobs:
                 actions.extend(plan(entry, seen))
-    return [*actions, *_strangers(seen)]
+    return [*actions, *_stray_disks(seen), *_strangers(seen)]
 
 
 def _plan_hook(entry: Entry, _seen: Observed) -> Iterator[Action]:
@@ -107,22 +108,22 @@ def _plan_hook(entry: Entry, _seen: Observed) -> Iterator[Action]:
 def _plan_disk(entry: Entry, seen: Observed) -> Iterator[Action]:
     if not entry.is_open:
         return
-    vm = seen.vms.get(entry.facts["vm_uuid"])
-    if vm is None:
+    disks = seen.disks.get(entry.facts["vm_uuid"])
+    if disks is None:
         yield _action(Verb.CLOSE, entry, "the VM that it was plugged into is gone")
     elif entry.identity is not None:
-        there = any(disk.vmdisk_uuid == entry.identity for disk in vm.disks)
+        there = any(disk.vmdisk_uuid == entry.identity for disk in disks)
         reason = "its job is over" if there else "it is not plugged in any more"
         yield _action(Verb.DETACH if there else Verb.CLOSE, entry, reason, entry.identity)
     else:
-        yield _plan_intended_disk(entry, vm, seen)
+        yield _plan_intended_disk(entry, disks, seen)
 
 
-def _plan_intended_disk(entry: Entry, vm: Vm, seen: Observed) -> Action:
+def _plan_intended_disk(entry: Entry, disks: Collection[Disk], seen: Observed) -> Action:
     facts = entry.facts
     slot = Slot.parse(facts["slot"])
-    known = {*facts["known"], *seen.identities}
-    disk = next((disk for disk in vm.disks if disk.slot == slot and disk.vmdisk_uuid not in known), None)
+    known = {*facts["known"], *(line.identity for line in seen.written)}
+    disk = next((disk for disk in disks if disk.slot == slot and disk.vmdisk_uuid not in known), None)
     if disk is None or disk.kind is not DiskKind.DISK or disk.vmdisk_uuid is None:
         return _absent(entry, seen)
     if _is_clone_of(disk, entry):
@@ -138,8 +139,16 @@ def _plan_intended_disk(entry: Entry, vm: Vm, seen: Observed) -> Action:
     return _action(
         Verb.LIST,
         entry,
-        f"a disk in {slot} that may be ours or an administrator's: detach it if nobody needs it",
+        f"an empty disk of {format_size(disk.size_bytes)} in {slot} of VM {facts['vm_uuid']}, where a restore asked"
+        f" for one and got no answer: it may be ours or an administrator's. {_by_hand(disk.vmdisk_uuid)}",
         disk.vmdisk_uuid,
+    )
+
+
+def _by_hand(identity: str) -> str:
+    return (
+        "If nobody needs it, detach it in Prism, which deletes it. "
+        f"If somebody does, say so: mover orphans --forget {identity}"
     )
 
 
@@ -194,7 +203,7 @@ def _has_rival(entry: Entry, seen: Observed) -> bool:
 def _vms_of(entry: Entry, seen: Observed) -> list[str]:
     """The half-made VM: by its UUID, or new since the intent, of our mark and the name wanted, and nobody else's."""
     if entry.identity:
-        return [entry.identity] if seen.vms.get(entry.identity) else []
+        return [entry.identity] if seen.disks.get(entry.identity) is not None else []
     others = {other.identity for other in seen.entries if other.kind is Kind.VM} | set(entry.facts["known"])
     return [uuid for uuid, name in seen.leftovers.vms if name == entry.facts["name"] and uuid not in others]
 
@@ -228,16 +237,68 @@ def _snapshot_of(entry: Entry, leftovers: Leftovers) -> Snapshot | None:
     return None
 
 
+def _stray_disks(seen: Observed) -> Iterator[Action]:
+    """Clones of snapshots' files on the Proxy VM that no open line speaks of."""
+    lines = [line for line in seen.written if line.kind in (Kind.ATTACHMENT, Kind.TEMPORARY_DISK)]
+    for disk in seen.leftovers.attachments:
+        line = _line_of(disk, lines)
+        if line is None:
+            yield _stray(disk, seen)
+        elif line.state is State.GONE and line.job not in seen.active_jobs:
+            reason = "it was taken for gone, and is there: " + ("recorded by" if line.identity else "our slot and")
+            reason += " its UUID" if line.identity else " our source"
+            yield _action(Verb.DETACH, line, reason, disk.vmdisk_uuid)
+
+
+def _line_of(disk: Attachment, lines: Sequence[Entry]) -> Entry | None:
+    """The line that speaks of a disk: that names it; else that ordered it, from that source into that slot."""
+    named = [line for line in lines if line.identity == disk.vmdisk_uuid]
+    ordered = [
+        line
+        for line in lines
+        if line.identity is None
+        and line.facts["vm_uuid"] == disk.vm_uuid
+        and line.facts["slot"] == str(disk.slot)
+        and line.facts.get("source_path") == disk.source_path
+        and disk.vmdisk_uuid not in line.facts["known"]
+    ]
+    return next(reversed(named or ordered), None)
+
+
+def _stray(disk: Attachment, seen: Observed) -> Action:
+    """We cannot know that it is ours: somebody else may have cloned the same file."""
+    source = next(
+        (one for one in seen.leftovers.snapshots if any(file.path == disk.source_path for file in one.files)), None
+    )
+    whose = (
+        f"snapshot {source.name} of this installation: most likely ours, from before its ledger was lost"
+        if source is not None
+        else f"a snapshot that does not bear our name ({disk.source_path}): another mover's, or somebody's else"
+    )
+    reason = f"a clone of {format_size(disk.size_bytes)} in {disk.slot} of the Proxy VM, made from {whose}. "
+    job = job_of(source.name, seen.install) if source is not None else None
+    return Action(
+        Verb.LIST,
+        Kind.ATTACHMENT,
+        reason + _by_hand(disk.vmdisk_uuid),
+        identity=disk.vmdisk_uuid,
+        vm_uuid=disk.vm_uuid,
+        job=job or "",
+    )
+
+
 def _strangers(seen: Observed) -> Iterator[Action]:
     """Snapshots of our install that the ledger does not know: it was lost or replaced."""
-    known = {entry.identity for entry in seen.entries} | {entry.facts.get("name") for entry in seen.entries}
+    known = {entry.identity for entry in seen.written} | {entry.facts.get("name") for entry in seen.written}
     for snapshot in seen.leftovers.snapshots:
         job = job_of(snapshot.name, seen.install)
         is_needed = snapshot.uuid in (seen.bases or {}) or job in seen.active_jobs
         if job is None or is_needed or snapshot.uuid in known or snapshot.name in known:
             continue
         reason = (
-            f"{snapshot.name} bears our name but is not in the ledger: delete it if no repository uses it as a base"
+            f"{snapshot.name} bears our name but is not in the ledger: if no repository uses it as a base, delete it "
+            f"(Prism Element's v3 vm_snapshots/{snapshot.uuid}), or let it expire. "
+            f"To have it listed no more: mover orphans --forget {snapshot.uuid}"
         )
         yield Action(Verb.LIST, Kind.SNAPSHOT, reason, identity=snapshot.uuid, vm_uuid=snapshot.vm_uuid, job=job)
 

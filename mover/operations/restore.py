@@ -249,7 +249,7 @@ def _check_slot(slot: str | None, target: Vm) -> None:
     """Raises UsageError for what is no SCSI slot, SlotOccupied."""
     if slot is None:
         return
-    free = free_slots(target)
+    free = free_slots(target.disks)
     hint = f"choose a free one such as {free[0]}" if free else "free one: none is"
     try:
         wanted = Slot.parse(slot)

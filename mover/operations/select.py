@@ -15,6 +15,7 @@ from mover.model.machine import Disk, DiskKind, Slot, Vm
 from mover.units import parse_size
 
 _PATTERN = frozenset("*?[")
+_SHOWN = 5
 
 
 def select_vms(vms: Collection[Vm], wanted: Sequence[str], *, proxy_uuid: str) -> list[Vm]:
@@ -91,6 +92,11 @@ class DiskFilter:
     def __post_init__(self) -> None:
         self.excludes(Disk("", Slot("scsi", 0), kind=DiskKind.DISK))
 
+    @property
+    def is_rule(self) -> bool:
+        """By size: that no disk is as large is ordinary. A slot or bus that is not there is more likely a slip."""
+        return self.text.strip()[:1] in ("<", ">", "=")
+
     def excludes(self, disk: Disk) -> bool:
         """Raises UsageError when the text is none of the three."""
         text = self.text.strip().lower()
@@ -116,3 +122,31 @@ def exclusions(disks: Sequence[Disk], filters: Sequence[str]) -> dict[str, str]:
     if disks and len(found) == len(disks):
         raise UsageError("All disks of the VM are excluded", remedy="Exclude fewer: a restore point needs a disk.")
     return found
+
+
+def idle_exclusions(vm: Vm, filters: Sequence[str]) -> list[str]:
+    """In words: which filters leave out nothing of this VM, rules by size aside."""
+    idle = [item.text for item in _idle([vm], filters) if not item.is_rule]
+    return [f"--exclude {text} matches no disk of {vm.name}, which has {_slots(vm)}" for text in idle]
+
+
+def check_exclusions(vms: Sequence[Vm], filters: Sequence[str]) -> list[str]:
+    """Raises UsageError for a slot or bus that none of these VMs has; gives the rules by size that match nothing."""
+    idle = _idle(vms, filters)
+    for item in idle:
+        if not item.is_rule:
+            there = "; ".join(f"{vm.name} has {_slots(vm)}" for vm in vms[:_SHOWN])
+            raise UsageError(
+                f"--exclude {item.text} matches no disk of any VM chosen",
+                remedy=f"Correct it, or leave it out: {there}{' …' if len(vms) > _SHOWN else ''}.",
+            )
+    return [item.text for item in idle]
+
+
+def _idle(vms: Sequence[Vm], filters: Sequence[str]) -> list[DiskFilter]:
+    disks = [disk for vm in vms for disk in vm.data_disks()]
+    return [item for item in map(DiskFilter, filters) if not any(item.excludes(disk) for disk in disks)]
+
+
+def _slots(vm: Vm) -> str:
+    return ", ".join(str(disk.slot) for disk in vm.data_disks()) or "no disk"

@@ -203,6 +203,9 @@ class FakeHypervisor:
     async def vm(self, vm_uuid: str) -> Vm:
         return await self._do("vm", lambda: self._vm(vm_uuid))
 
+    async def disks(self, vm_uuid: str) -> tuple[Disk, ...]:
+        return await self._do("disks", lambda: self._vm(vm_uuid).disks)
+
     async def containers(self) -> tuple[StorageContainer, ...]:
         return await self._do("containers", self._containers)
 
@@ -278,9 +281,10 @@ class FakeHypervisor:
 
     async def leftovers(self, name_prefix: str, proxy_uuid: str) -> Leftovers:
         def look() -> Leftovers:
+            plugged = self.state.vms[proxy_uuid].disks if proxy_uuid in self.state.vms else ()
             return Leftovers(
                 snapshots=tuple(s for s in self.state.snapshots.values() if s.name.startswith(name_prefix)),
-                attachments=(),
+                attachments=tuple(_attachment(proxy_uuid, disk) for disk in plugged if disk.source_path),
                 vms=tuple(
                     (vm.uuid, vm.name)
                     for vm in self.state.vms.values()

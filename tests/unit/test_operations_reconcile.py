@@ -1,24 +1,24 @@
-"""The plan of reconcile, pure; and its doing where it touches hooks, bases and expiry."""
+"""The plan of reconcile: pure, from what was seen."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import json
-
-import pytest
 
 from mover.catalog.ledger import Entry, Kind, State
-from mover.errors import HookFailed, HypervisorUnreachable, StoreUnreachable
-from mover.metrics import REGISTRY
-from mover.model.machine import Consistency, Disk, DiskKind, Leftovers, Slot, Snapshot, SnapshotState, Vm
-from mover.operations.backup import backup_vm
-from mover.operations.clean import reconcile, settle
+from mover.model.machine import (
+    Attachment,
+    Consistency,
+    Disk,
+    DiskKind,
+    Leftovers,
+    Slot,
+    Snapshot,
+    SnapshotFile,
+    SnapshotState,
+)
 from mover.operations.reconcile import INTENT_LIFE_S, Observed, Verb, make_plan
 from mover.units import GIB
-from tests.support.fakehypervisor import CONTAINER, How
-from tests.support.faultystore import How as StoreHow
-from tests.support.world import BLOCK, world
+from tests.support.fakehypervisor import CONTAINER
 
 INSTALL = "0a1b2c3d"
 NOW = 10_000.0
@@ -54,29 +54,41 @@ def disk(slot="scsi.3", vmdisk="new", **facts):
     return Disk("device", Slot.parse(slot), DiskKind.DISK, vmdisk_uuid=vmdisk, **{**standard, **facts})
 
 
-def proxy(*disks):
-    return Vm("proxy", "proxy", "c", None, True, disks)
+def plan(*entries, **seen):
+    return [(action.verb, action.identity) for action in actions(*entries, **seen)]
 
 
-def plan(*entries, snapshots=(), disks=(), vms=(), bases=None, active=(), there=None, now=NOW, points=(), half_made=()):
-    found = make_plan(
+def actions(
+    *entries,
+    snapshots=(),
+    disks=(),
+    vms=(),
+    bases=None,
+    active=(),
+    there=None,
+    now=NOW,
+    points=(),
+    half_made=(),
+    closed=(),
+    plugged=(),
+):
+    return make_plan(
         Observed(
             now=now,
             install=INSTALL,
             repository_id="repo",
             entries=entries,
-            identities={given.identity for given in entries if given.identity},
+            written=[*entries, *closed],
             active_jobs=active,
             bases={} if bases is None else bases,
             points=points,
             unreadable_points=(),
-            leftovers=Leftovers(tuple(snapshots), (), tuple(vms)),
+            leftovers=Leftovers(tuple(snapshots), tuple(plugged), tuple(vms)),
             half_made=half_made,
-            vms={"proxy": proxy(*disks), **(there or {})},
+            disks={"proxy": disks, **(there or {})},
             life_s=1e6,
         )
     )
-    return [(action.verb, action.identity) for action in found]
 
 
 # --- snapshots ---
@@ -104,7 +116,7 @@ def test_what_a_running_job_made_stays():
 def test_while_the_repository_does_not_answer_snapshots_stay():
     given = entry(Kind.SNAPSHOT, identity="s1")
     seen = Observed(
-        NOW, INSTALL, "repo", [given], (), (), None, (), (), Leftovers((snapshot("s1"),), (), ()), (), {}, 1e6
+        NOW, INSTALL, "repo", [given], [given], (), None, (), (), Leftovers((snapshot("s1"),), (), ()), (), {}, 1e6
     )
     assert make_plan(seen) == []
 
@@ -202,13 +214,63 @@ def test_an_empty_disk_is_ours_only_where_nobody_else_is_given_one():
         assert plan(given, disks=[stranger]) == [(Verb.WAIT, "")]
 
 
+# --- clones on the Proxy VM that no open line speaks of ---
+
+
+def clone(slot="scsi.3", vmdisk="new", path="/snap/a"):
+    return Attachment("proxy", Slot.parse(slot), vmdisk, "device", GIB, source_path=path)
+
+
+def test_a_clone_that_was_taken_for_gone_is_detached_when_it_is_recorded():
+    recorded = entry(Kind.ATTACHMENT, identity="new", state=State.GONE)
+    ordered = entry(Kind.ATTACHMENT, state=State.GONE)
+    assert plan(closed=[recorded], plugged=[clone("scsi.9")]) == [(Verb.DETACH, "new")]
+    assert plan(closed=[ordered], plugged=[clone()]) == [(Verb.DETACH, "new")]
+    for stranger in (clone("scsi.4"), clone(path="/snap/b"), clone(vmdisk="old")):
+        assert plan(closed=[ordered], plugged=[stranger]) == [(Verb.LIST, stranger.vmdisk_uuid)]
+    assert plan(closed=[recorded, ordered], plugged=[clone()], active=[JOB]) == []
+
+
+def test_a_clone_that_a_line_cares_for_is_nobody_elses_business():
+    for state in (State.GIVEN, State.FORGOTTEN):
+        assert plan(closed=[entry(Kind.ATTACHMENT, identity="new", state=state)], plugged=[clone()]) == []
+    running = entry(Kind.ATTACHMENT, identity="new")
+    assert plan(running, plugged=[clone()], active=[JOB]) == []
+
+
+def test_after_a_lost_ledger_clones_are_listed_with_what_tells_of_them():
+    ours = dataclasses.replace(snapshot("s1"), files=(SnapshotFile("v", "/snap/a"),))
+    found = actions(snapshots=[ours], bases={"s1": "p"}, plugged=[clone(), clone("scsi.4", "other", "/elsewhere")])
+    assert [(action.verb, action.identity, action.job) for action in found] == [
+        (Verb.LIST, "new", JOB),
+        (Verb.LIST, "other", ""),
+    ]
+    assert f"1.00 GiB in scsi.3 of the Proxy VM, made from snapshot {NAME} of this installation" in found[0].reason
+    assert "does not bear our name (/elsewhere)" in found[1].reason
+    assert all(f"mover orphans --forget {action.identity}" in action.reason for action in found)
+
+
+def test_what_the_operator_answers_for_is_not_listed():
+    forgotten = [
+        entry(Kind.SNAPSHOT, identity="s1", state=State.FORGOTTEN, name=""),
+        entry(Kind.ATTACHMENT, identity="other", state=State.FORGOTTEN),
+    ]
+    assert plan(closed=forgotten, snapshots=[snapshot("s1")], plugged=[clone(vmdisk="other")]) == []
+
+
+def test_an_empty_disk_that_may_be_anybodys_comes_with_what_to_do():
+    [found] = actions(entry(Kind.TEMPORARY_DISK), disks=[disk()], now=NOW + INTENT_LIFE_S)
+    assert found.verb is Verb.LIST
+    for words in ("an empty disk of 1.00 GiB in scsi.3 of VM proxy", "detach it in Prism", "--forget new"):
+        assert words in found.reason
+
+
 # --- VMs, hooks ---
 
 
 def test_a_half_made_vm_goes():
     given = entry(Kind.VM, identity="v1")
-    alive = Vm("v1", "web2", "c", None, False, ())
-    assert plan(given, there={"v1": alive}) == [(Verb.DELETE_VM, "v1")]
+    assert plan(given, there={"v1": ()}) == [(Verb.DELETE_VM, "v1")]
     assert plan(given, there={"v1": None}) == [(Verb.CLOSE, "v1")]
 
 
@@ -233,185 +295,3 @@ def test_hooks_run_before_anything_else():
     entries = [entry(Kind.SNAPSHOT, identity="s1"), entry(Kind.HOOK_POST)]
     found = plan(*entries, snapshots=[snapshot("s1")])
     assert [verb for verb, _ in found] == [Verb.RUN_HOOK, Verb.DELETE_SNAPSHOT]
-
-
-# --- doing ---
-
-
-@pytest.fixture
-async def w(tmp_path):
-    async with world(tmp_path) as made:
-        yield made
-
-
-def writing(path, text, code=0):
-    return {"command": ["/bin/sh", "-c", f"echo {text} >> {path}; exit {code}"], "timeout": 20.0}
-
-
-async def test_the_post_command_runs_once_right_after_the_snapshot(w, tmp_path):
-    log = tmp_path / "log"
-    seen = []
-
-    async def note(call):
-        if log.exists():
-            seen.append((call, log.read_text().split()))
-
-    w.hypervisor.on_call = note
-    await w.backup(
-        w.hypervisor.add_vm("web", [BLOCK]), pre_snapshot=writing(log, "pre"), post_snapshot=writing(log, "post")
-    )
-    assert log.read_text().split() == ["pre", "post"]
-    assert ("snapshot", ["pre"]) in seen
-    assert ("changed_regions", ["pre", "post"]) in seen
-    assert await w.node.ledger.open_entries(kind=Kind.HOOK_POST) == []
-
-
-async def test_a_failing_pre_command_takes_no_snapshot_and_thaws(w, tmp_path):
-    log = tmp_path / "log"
-    with pytest.raises(HookFailed, match="pre-snapshot"):
-        await w.backup(
-            w.hypervisor.add_vm("web", [BLOCK]), pre_snapshot=writing(log, "pre", 1), post_snapshot=writing(log, "post")
-        )
-    assert log.read_text().split() == ["pre", "post"]
-    assert w.hypervisor.state.snapshots == {}
-
-
-async def test_a_failing_snapshot_thaws(w, tmp_path):
-    log = tmp_path / "log"
-    w.hypervisor.fail("snapshot", 1, How.ERROR)
-    with pytest.raises(HypervisorUnreachable):
-        await w.backup(w.hypervisor.add_vm("web", [BLOCK]), post_snapshot=writing(log, "post"))
-    assert log.read_text().split() == ["post"]
-
-
-async def test_the_first_of_two_failures_is_told(w, tmp_path):
-    log = tmp_path / "log"
-    with pytest.raises(HookFailed, match="pre-snapshot"):
-        await w.backup(
-            w.hypervisor.add_vm("web", [BLOCK]),
-            pre_snapshot=writing(log, "pre", 1),
-            post_snapshot=writing(log, "post", 1),
-        )
-    assert log.read_text().split() == ["pre", "post"]
-    assert await w.node.ledger.open_entries() == []
-
-
-async def test_a_stop_while_the_vm_is_frozen_thaws_it(w, tmp_path):
-    """An application must not stay frozen until the mover starts again; the job itself goes on then."""
-    log, snapshotting = tmp_path / "log", asyncio.Event()
-
-    async def hold(call):
-        if call == "snapshot":
-            snapshotting.set()
-            await asyncio.Event().wait()
-
-    w.hypervisor.on_call = hold
-    vm, steps = w.hypervisor.add_vm("web", [BLOCK]), w.steps()
-    request = w.request(vm, pre_snapshot=writing(log, "pre"), post_snapshot=writing(log, "post"))
-    task = asyncio.create_task(backup_vm(w.node, request.values(), steps))
-    await snapshotting.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert log.read_text().split() == ["pre", "post"]
-    assert [entry.kind for entry in await w.node.ledger.open_entries()] == [Kind.SNAPSHOT]
-    w.hypervisor.on_call = None
-    await backup_vm(w.node, request.values(), steps)
-    assert log.read_text().split() == ["pre", "post"] * 2
-
-
-async def test_a_child_that_a_command_leaves_behind_keeps_nobody_waiting(w, tmp_path):
-    """The usual way to hold a database's lock over a snapshot."""
-    command = {"command": ["/bin/sh", "-c", "sleep 5 & echo said; exit 0"], "timeout": 2.0}
-    report = await w.backup(w.hypervisor.add_vm("web", [BLOCK]), pre_snapshot=command)
-    assert report["warnings"] == []
-
-
-async def test_warnings_of_commands_reach_the_report(w, tmp_path):
-    log = tmp_path / "log"
-    report = await w.backup(
-        w.hypervisor.add_vm("web", [BLOCK]), post_snapshot={**writing(log, "post", 4), "on_failure": "warn"}
-    )
-    assert "exit code 4" in report["warnings"][0]
-
-
-async def test_reconcile_runs_what_a_dead_job_owes(w, tmp_path):
-    log = tmp_path / "log"
-    facts = {"hook": writing(log, "post"), "values": {"vm_name": "w", "vm_uuid": "u", "job_id": "j"}}
-    await w.node.ledger.intend(Kind.HOOK_POST, job="dead", ordinal=0, facts=facts)
-    assert [item.action.verb for item in await reconcile(w.node, apply=False)] == [Verb.RUN_HOOK]
-    assert not log.exists()
-    [done] = await w.reconcile()
-    assert log.read_text().split() == ["post"]
-    json.dumps(done.as_dict())
-    assert await w.reconcile() == []
-
-
-async def test_reconcile_extends_a_base_that_would_expire(w):
-    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
-    [before] = w.hypervisor.state.snapshots.values()
-    w.clock.elapsed += 8 * 86400
-    [done] = await w.reconcile()
-    assert done.action.verb is Verb.EXTEND_SNAPSHOT
-    [after] = w.hypervisor.state.snapshots.values()
-    assert after.expires_at == before.expires_at + 8 * 86400
-    assert await w.reconcile() == []
-
-
-async def test_a_forgotten_point_lets_its_base_go(w):
-    report = await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
-    await w.node.repository.delete_point(report["point"], force=True)
-    await w.reconcile()
-    w.assert_only_base(0)
-
-
-async def test_what_cannot_be_done_stays_owed_and_is_told(w):
-    vm = w.hypervisor.add_vm("web", [BLOCK])
-    w.hypervisor.fail("changed_regions", 1, How.ERROR)
-    w.hypervisor.fail("delete_snapshot", 1, How.ERROR)
-    with pytest.raises(HypervisorUnreachable) as caught:
-        await w.backup(vm)
-    assert caught.value.facts["owed"] == ["no committed point needs it as a base"]
-    assert w.ours()["snapshots"] == 1
-    await w.reconcile()
-    w.assert_only_base(0)
-
-
-async def test_one_action_that_fails_does_not_keep_the_others(w):
-    for vm in (w.hypervisor.add_vm("a", [BLOCK]), w.hypervisor.add_vm("b", [BLOCK])):
-        report = await w.backup(vm)
-        await w.node.repository.delete_point(report["point"], force=True)
-    w.hypervisor.fail("delete_snapshot", 1, How.ERROR)
-    done = await w.reconcile()
-    assert [item.error is None for item in done] == [False, True]
-    assert REGISTRY.get_sample_value("mover_orphans", {"kind": "snapshot"}) == 2
-
-
-async def test_a_store_that_does_not_answer_costs_no_snapshot(w):
-    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
-    w.store.fail(1, StoreHow.ERROR, verb="list", error=StoreUnreachable("down", remedy="wait"))
-    assert await w.reconcile() == []
-    w.assert_only_base()
-
-
-async def test_a_damaged_manifest_costs_no_snapshot(w):
-    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
-    name = next(name for name in w.store.inner._objects if name.startswith("points/"))
-    await w.store.inner.replace(name, [b"\0" * 100])
-    assert await w.reconcile() == []
-    w.assert_only_base()
-
-
-async def test_settling_never_raises_for_what_others_answer(w):
-    await w.node.ledger.intend(Kind.SNAPSHOT, job="j", ordinal=0, facts={"name": "n", "vm_uuid": "u"})
-    w.hypervisor.fail("leftovers", 1, How.ERROR)
-    [owed] = await settle(w.node, "j")
-    assert "fault" in owed.reason
-
-
-async def test_old_lines_are_forgotten(w):
-    old = await w.node.ledger.intend(Kind.VM, job="j", ordinal=0, facts={"name": "n", "key": "k", "known": []})
-    await w.node.ledger.given(old)
-    w.clock.elapsed += 100 * 86400
-    await w.reconcile()
-    assert await w.node.ledger.entries() == []

@@ -58,6 +58,9 @@ class Ahv:
     async def vm(self, vm_uuid: str) -> Vm:
         return await inventory.read_vm(await self._at(), vm_uuid.lower())
 
+    async def disks(self, vm_uuid: str) -> tuple[Disk, ...]:
+        return await inventory.read_disks((await self._at()).element, vm_uuid.lower())
+
     async def containers(self) -> tuple[StorageContainer, ...]:
         return await inventory.read_containers((await self._at()).element)
 
@@ -151,5 +154,9 @@ def _is_from_a_snapshot(disk: Disk) -> bool:
 async def connect(settings: PrismSettings, *, clock: Clock, state_dir: Path) -> Ahv:
     """Log in and find the Element. Raises what ``Hypervisor.about`` raises."""
     ahv = Ahv(settings, clock=clock, state_dir=state_dir)
-    await ahv.about()
+    try:
+        await ahv.about()
+    except BaseException:
+        await ahv.close()
+        raise
     return ahv

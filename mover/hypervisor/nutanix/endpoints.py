@@ -15,6 +15,7 @@ from mover.config import PrismSettings
 from mover.errors import ConfigError, HypervisorUnreachable, LoginRefused, NotFound, RightsMissing, UnsupportedEndpoint
 from mover.hypervisor.nutanix import v3
 from mover.hypervisor.nutanix.address import PrismAddress, parse_address
+from mover.hypervisor.nutanix.central import Central
 from mover.hypervisor.nutanix.paging import list_v3
 from mover.hypervisor.nutanix.reading import text
 from mover.hypervisor.nutanix.session import Session
@@ -28,7 +29,7 @@ class Endpoints:
     """Logged-in sessions and what they lead to."""
 
     element: Session
-    central: Session | None
+    central: Central | None
     cluster: Cluster
     """The Element's own."""
     clusters: tuple[Cluster, ...]
@@ -36,9 +37,9 @@ class Endpoints:
     user: str
 
     async def close(self) -> None:
-        for session in (self.element, self.central):
-            if session is not None:
-                await session.close()
+        await self.element.close()
+        if self.central is not None:
+            await self.central.session.close()
 
 
 async def find_endpoints(settings: PrismSettings, *, clock: Clock, state_dir: Path) -> Endpoints:
@@ -61,7 +62,8 @@ async def find_endpoints(settings: PrismSettings, *, clock: Clock, state_dir: Pa
         await first.close()
         raise
     log.info("prism.element", host=str(element.address), why=f"{first.address} is a Central", cluster=chosen.name)
-    return Endpoints(element, first, chosen, clusters, user)
+    central = Central(first, is_needed=settings.on_central_down == "fail")
+    return Endpoints(element, central, chosen, clusters, user)
 
 
 async def _clusters(session: Session) -> list[Cluster | None]:

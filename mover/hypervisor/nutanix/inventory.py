@@ -37,12 +37,14 @@ class _ByV2:
 async def read_inventory(at: Endpoints) -> Inventory:
     """Everything, paged to the end, without the VMs' specs. Only reads."""
     hosts = await list_v3(at.element, "host", v3.read_host)
+    vms, note = await _read_vms(at)
     return Inventory(
         clusters=at.clusters,
         hosts=tuple(sorted(hosts, key=lambda host: host.name)),
         containers=await read_containers(at.element),
         networks=await read_networks(at.element),
-        vms=tuple(sorted(await _read_vms(at), key=lambda vm: (vm.name, vm.uuid))),
+        vms=tuple(sorted(vms, key=lambda vm: (vm.name, vm.uuid))),
+        notes=(note,) if note else (),
     )
 
 
@@ -60,12 +62,10 @@ async def read_networks(session: Session) -> tuple[Network, ...]:
     return tuple(sorted(await list_v3(session, "subnet", v3.read_network), key=lambda network: network.name))
 
 
-async def _read_vms(at: Endpoints) -> list[Vm]:
+async def _read_vms(at: Endpoints) -> tuple[list[Vm], str]:
     v2_list = await list_v2_by_offset(at.element, "vms/", _by_v2, key="uuid", query=v2.WITH_ALL)
     by_v2 = {vm.uuid: vm for vm in v2_list}
-    categories: dict[str, dict[str, tuple[str, ...]]] = {}
-    if at.central is not None:
-        categories = dict(await list_v3(at.central, "vm", lambda vm: (_uuid_of(vm), v3.read_categories(vm))))
+    categories, note = await at.central.categories() if at.central else ({}, "")
     found = []
     for vm in await list_v3(at.element, "vm", _by_v3):
         other = by_v2.get(vm.uuid)
@@ -80,36 +80,42 @@ async def _read_vms(at: Endpoints) -> list[Vm]:
             # One VM that is being changed must not hide the others; whoever backs it up is told.
             log.warning("prism.views-differ", vm=vm.name, said=odd.message)
             found.append(vm if other is None else _merged(vm, other, categories.get(vm.uuid)))
-    return found
+    return found, note
 
 
 async def read_vm(at: Endpoints, vm_uuid: str, *, reads: int = _READS) -> Vm:
     """One VM as it is now. Only reads. Raises NotFound, Conflict (its disks keep changing)."""
+    entity, other = await _both_views(at.element, vm_uuid, reads)
+    central, note = await at.central.vm(vm_uuid) if at.central else (None, "")
+    return replace(join(entity, other, central), notes=(note,) if note else ())
+
+
+async def read_disks(session: Session, vm_uuid: str) -> tuple[Disk, ...]:
+    """The disks of one VM, by one call of v2. Only reads. Raises NotFound, Conflict."""
+    disks = v2.read_disks(await session.get("v2", f"vms/{vm_uuid}", query=v2.WITH_DISKS))
+    if disks:
+        return disks
+    # A v2 answer without disks never means that a VM has none: v3 must say so too.
+    entity, other = await _both_views(session, vm_uuid, _READS)
+    return join(entity, other, None).disks
+
+
+async def _both_views(session: Session, vm_uuid: str, reads: int) -> tuple[Json, Json]:
+    """v3's and v2's view of one VM, once they agree. Raises NotFound, Conflict."""
     problem = ""
     for attempt in range(reads):
         if attempt:
-            await at.element.clock.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
-        entity = await at.element.get("v3", f"vms/{vm_uuid}")
-        other = await at.element.get("v2", f"vms/{vm_uuid}", query=v2.WITH_ALL)
+            await session.clock.sleep(min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
+        entity = await session.get("v3", f"vms/{vm_uuid}")
+        other = await session.get("v2", f"vms/{vm_uuid}", query=v2.WITH_ALL)
         problem = disagreement(entity, other)
         if not problem:
-            return join(entity, other, await _central_view(at, vm_uuid))
+            return entity, other
     raise Conflict(
         f"VM {v3.name_of(entity)} is not shown alike by Prism's two interfaces: {problem}",
         remedy="Its disks are being changed, or migrated: try again when that has ended.",
         vm_uuid=vm_uuid,
     )
-
-
-async def _central_view(at: Endpoints, vm_uuid: str) -> Json | None:
-    """What Central knows; it lags, so a new VM may be unknown there."""
-    if at.central is None:
-        return None
-    try:
-        found = await at.central.get("v3", f"vms/{vm_uuid}")
-    except NotFound:
-        return None
-    return found if isinstance(found, Mapping) else None
 
 
 def disagreement(entity: Json, other: Json) -> str:

@@ -27,14 +27,21 @@ class _Shifted(Exception):
     """The list changed under us, or an answer was short."""
 
 
-async def list_v3(session: Session, kind: str, read: Callable[[Json], T], *, filter_: str | None = None) -> list[T]:
+async def list_v3(
+    session: Session,
+    kind: str,
+    read: Callable[[Json], T],
+    *,
+    filter_: str | None = None,
+    patience_s: float | None = None,
+) -> list[T]:
     """``POST <kind>s/list`` to the end, none twice. Raises HypervisorUnreachable when it never becomes whole."""
 
     async def page(offset: int) -> tuple[list[Json], int | None]:
         body: dict[str, Any] = {"kind": kind, "length": _V3_PAGE, "offset": offset}
         if filter_:
             body["filter"] = filter_
-        answer = await session.post("v3", f"{kind}s/list", body)
+        answer = await session.post("v3", f"{kind}s/list", body, patience_s=patience_s)
         return list(items(answer, "entities")), _total(answer, "total_matches")
 
     lister = _Lister(page, lambda entity: uuid(entity, "metadata", "uuid"), read)

@@ -27,9 +27,9 @@ class Patience:
     def is_well(self) -> bool:
         return self.has_answered and self._failing_since is None
 
-    def effort(self) -> Effort:
-        """The account of one call."""
-        return Effort(self)
+    def effort(self, budget_s: float | None = None) -> Effort:
+        """The account of one call, with a budget of its own where it is less than all calls' together."""
+        return Effort(self, self.budget_s if budget_s is None else min(budget_s, self.budget_s))
 
     def succeeded(self) -> None:
         self.has_answered = True
@@ -46,8 +46,8 @@ class Patience:
 class Effort:
     """One call's repetitions."""
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    def __init__(self, patience: Patience, budget_s: float) -> None:
+        self._patience, self._budget_s = patience, budget_s
         self._begun = patience.clock.monotonic()
         self._tries = 0
 
@@ -56,11 +56,11 @@ class Effort:
         self._tries += 1
         now = self._patience.clock.monotonic()
         spent_s = max(now - self._begun, self._patience.failing_for_s(now))
-        if self._is_hopeless(failure) or spent_s >= self._patience.budget_s:
+        if self._is_hopeless(failure) or spent_s >= self._budget_s:
             return None
         ceiling: float = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self._tries - 1, 10))
         jittered = ceiling * (0.5 + 0.5 * self._patience.clock.random().random())
-        return max(failure.wait_s, min(jittered, self._patience.budget_s - spent_s))
+        return max(failure.wait_s, min(jittered, self._budget_s - spent_s))
 
     def _is_hopeless(self, failure: ExchangeFailed) -> bool:
         if failure.reason == "500":

@@ -89,13 +89,22 @@ class Session:
         self._me: Any = None
         self._not_before = 0.0
 
-    async def get(self, api: str, path: str, *, query: Mapping[str, str] | None = None) -> Any:
-        return await self.call("GET", api, path, query=query)
+    async def get(
+        self, api: str, path: str, *, query: Mapping[str, str] | None = None, patience_s: float | None = None
+    ) -> Any:
+        return await self.call("GET", api, path, query=query, patience_s=patience_s)
 
     async def post(
-        self, api: str, path: str, body: Any, *, repeat: Repeat = Repeat.SAFE, timeout_s: float | None = None
+        self,
+        api: str,
+        path: str,
+        body: Any,
+        *,
+        repeat: Repeat = Repeat.SAFE,
+        timeout_s: float | None = None,
+        patience_s: float | None = None,
     ) -> Any:
-        return await self.call("POST", api, path, body=body, repeat=repeat, timeout_s=timeout_s)
+        return await self.call("POST", api, path, body=body, repeat=repeat, timeout_s=timeout_s, patience_s=patience_s)
 
     async def call(
         self,
@@ -107,8 +116,11 @@ class Session:
         query: Mapping[str, str] | None = None,
         repeat: Repeat = Repeat.SAFE,
         timeout_s: float | None = None,
+        patience_s: float | None = None,
     ) -> Any:
         """One call with its repetitions; returns the parsed body (None when empty).
+
+        timeout_s: of each try. patience_s: of them all; None: the setting's.
 
         Raises NotFound, RightsMissing, Conflict, RequestRefused (definite: no effect),
         LoginRefused, CertificateRejected; Overloaded, HypervisorUnreachable when the
@@ -116,8 +128,9 @@ class Session:
         Overloaded at once: refused, but only the caller may look and send again.
         """
         is_once = repeat is Repeat.NEVER
-        request = Request(method, api, path, body, query or {}, timeout_s or self.call_timeout_s, is_once)
-        effort = self._patience.effort()
+        timeout_s = timeout_s or min(self.call_timeout_s, patience_s or self.call_timeout_s)
+        request = Request(method, api, path, body, query or {}, timeout_s, is_once)
+        effort = self._patience.effort(patience_s)
         while True:
             try:
                 async with self._slots:
@@ -147,19 +160,6 @@ class Session:
                 log.debug("prism.logout", host=str(self.address), said=str(error))
         await self._wire.close()
 
-    async def _authorised(self, request: Request) -> Any:
-        if not self._is_in:
-            await self._log_in(after=self._log_ins)
-            if request.path == _ME:
-                return self._me
-        seen, basic = self._log_ins, not self._cookies
-        answer = await self._send(request, basic=basic)
-        if answer.status == 401 and not basic:
-            PRISM_RETRIES.labels("401").inc()
-            await self._log_in(after=seen)
-            answer = await self._send(request, basic=True)
-            if answer.status == 401:
-                raise self._not_for_us(request.what)
     async def _tried(self, request: Request) -> Any:
         """One try. The metrics are told whether this Prism answers and lets us in; a cancelled try says nothing."""
         reachable = PRISM_REACHABLE.labels(self.address.host)
@@ -174,6 +174,19 @@ class Session:
         reachable.set(1)
         return body
 
+    async def _authorised(self, request: Request) -> Any:
+        if not self._is_in:
+            await self._log_in(after=self._log_ins)
+            if request.path == _ME:
+                return self._me
+        seen, basic = self._log_ins, not self._cookies
+        answer = await self._send(request, basic=basic)
+        if answer.status == 401 and not basic:
+            PRISM_RETRIES.labels("401").inc()
+            await self._log_in(after=seen)
+            answer = await self._send(request, basic=True)
+            if answer.status == 401:
+                raise self._not_for_us(request.what)
         if answer.status == 401:
             self._is_in = False
             raise self._breaker.open()

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mover import logs
-from mover.errors import Conflict, EffectUnknown, HypervisorError, NotFound, RequestRefused, RightsMissing, TaskFailed
+from mover.errors import (
+    Conflict,
+    EffectUnknown,
+    HypervisorError,
+    HypervisorUnreachable,
+    NotFound,
+    RequestRefused,
+    RightsMissing,
+    TaskFailed,
+)
 from mover.hypervisor.nutanix import rebuild, v2, v3
 from mover.hypervisor.nutanix.answers import message_of
 from mover.hypervisor.nutanix.endpoints import Endpoints
@@ -83,11 +92,15 @@ async def _ways(at: Endpoints, request: VmRequest, key: str) -> list[_Way]:
     ways = []
     if at.central is not None and categories:
         try:
-            reserved = await reserve(at.central, identifier)
+            reserved = await reserve(at.central.session, identifier)
         except (NotFound, RightsMissing) as refused:
-            log.info("prism.no-create-by-central", host=str(at.central.address), said=refused.message)
+            log.info("prism.no-create-by-central", host=str(at.central.session.address), said=refused.message)
+        except HypervisorUnreachable as error:
+            # Never made by the Element instead: an earlier try may have made it here, under this key.
+            remedy = "Wait for the Central. To restore without categories, set prism.url to the Element itself."
+            raise HypervisorUnreachable(error.message, remedy=remedy, **error.facts) from None
         else:
-            ways += [_Way(at.central, reserved, categories, with_vtpm) for with_vtpm in vtpm]
+            ways += [_Way(at.central.session, reserved, categories, with_vtpm) for with_vtpm in vtpm]
     reserved = await reserve(at.element, identifier)
     return ways + [_Way(at.element, reserved, {}, with_vtpm) for with_vtpm in vtpm]
 
@@ -174,12 +187,10 @@ async def _lost_categories(at: Endpoints, vm_uuid: str, request: VmRequest) -> l
     wanted = rebuild.saved_categories(request.spec)
     if not wanted:
         return []
-    has: Mapping[str, tuple[str, ...]] = {}
-    if at.central is not None:
-        try:
-            has = v3.read_categories(await at.central.get("v3", f"vms/{vm_uuid}"))
-        except NotFound:
-            log.info("prism.central-lags", vm=vm_uuid)
+    shown, note = await at.central.vm(vm_uuid) if at.central else (None, "")
+    if note:
+        return [f"Whether it has its categories again is not known. {note}"]
+    has = v3.read_categories(shown) if shown is not None else {}
     missing = sorted(
         f"{key}:{value}" for key, values in wanted.items() for value in values if value not in has.get(key, ())
     )

@@ -1,0 +1,259 @@
+"""Cleaning up, where it touches commands, bases, expiry, and what the operator has to say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from mover.catalog.ledger import Kind
+from mover.errors import HookFailed, HypervisorUnreachable, StoreUnreachable, UsageError
+from mover.metrics import REGISTRY
+from mover.model.machine import CloneSource, EmptyDisk, Slot
+from mover.operations.backup import backup_vm
+from mover.operations.clean import forget, reconcile, settle
+from mover.operations.reconcile import INTENT_LIFE_S, Verb
+from tests.support.fakehypervisor import CONTAINER, How
+from tests.support.faultystore import How as StoreHow
+from tests.support.world import BLOCK, world
+
+
+@pytest.fixture
+async def w(tmp_path):
+    async with world(tmp_path) as made:
+        yield made
+
+
+def writing(path, text, code=0):
+    return {"command": ["/bin/sh", "-c", f"echo {text} >> {path}; exit {code}"], "timeout": 20.0}
+
+
+async def test_the_post_command_runs_once_right_after_the_snapshot(w, tmp_path):
+    log = tmp_path / "log"
+    seen = []
+
+    async def note(call):
+        if log.exists():
+            seen.append((call, log.read_text().split()))
+
+    w.hypervisor.on_call = note
+    await w.backup(
+        w.hypervisor.add_vm("web", [BLOCK]), pre_snapshot=writing(log, "pre"), post_snapshot=writing(log, "post")
+    )
+    assert log.read_text().split() == ["pre", "post"]
+    assert ("snapshot", ["pre"]) in seen
+    assert ("changed_regions", ["pre", "post"]) in seen
+    assert await w.node.ledger.open_entries(kind=Kind.HOOK_POST) == []
+
+
+async def test_a_failing_pre_command_takes_no_snapshot_and_thaws(w, tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(HookFailed, match="pre-snapshot"):
+        await w.backup(
+            w.hypervisor.add_vm("web", [BLOCK]), pre_snapshot=writing(log, "pre", 1), post_snapshot=writing(log, "post")
+        )
+    assert log.read_text().split() == ["pre", "post"]
+    assert w.hypervisor.state.snapshots == {}
+
+
+async def test_a_failing_snapshot_thaws(w, tmp_path):
+    log = tmp_path / "log"
+    w.hypervisor.fail("snapshot", 1, How.ERROR)
+    with pytest.raises(HypervisorUnreachable):
+        await w.backup(w.hypervisor.add_vm("web", [BLOCK]), post_snapshot=writing(log, "post"))
+    assert log.read_text().split() == ["post"]
+
+
+async def test_the_first_of_two_failures_is_told(w, tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(HookFailed, match="pre-snapshot"):
+        await w.backup(
+            w.hypervisor.add_vm("web", [BLOCK]),
+            pre_snapshot=writing(log, "pre", 1),
+            post_snapshot=writing(log, "post", 1),
+        )
+    assert log.read_text().split() == ["pre", "post"]
+    assert await w.node.ledger.open_entries() == []
+
+
+async def test_a_stop_while_the_vm_is_frozen_thaws_it(w, tmp_path):
+    """An application must not stay frozen until the mover starts again; the job itself goes on then."""
+    log, snapshotting = tmp_path / "log", asyncio.Event()
+
+    async def hold(call):
+        if call == "snapshot":
+            snapshotting.set()
+            await asyncio.Event().wait()
+
+    w.hypervisor.on_call = hold
+    vm, steps = w.hypervisor.add_vm("web", [BLOCK]), w.steps()
+    request = w.request(vm, pre_snapshot=writing(log, "pre"), post_snapshot=writing(log, "post"))
+    task = asyncio.create_task(backup_vm(w.node, request.values(), steps))
+    await snapshotting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log.read_text().split() == ["pre", "post"]
+    assert [entry.kind for entry in await w.node.ledger.open_entries()] == [Kind.SNAPSHOT]
+    w.hypervisor.on_call = None
+    await backup_vm(w.node, request.values(), steps)
+    assert log.read_text().split() == ["pre", "post"] * 2
+
+
+async def test_a_child_that_a_command_leaves_behind_keeps_nobody_waiting(w, tmp_path):
+    """The usual way to hold a database's lock over a snapshot."""
+    command = {"command": ["/bin/sh", "-c", "sleep 5 & echo said; exit 0"], "timeout": 2.0}
+    report = await w.backup(w.hypervisor.add_vm("web", [BLOCK]), pre_snapshot=command)
+    assert report["warnings"] == []
+
+
+async def test_warnings_of_commands_reach_the_report(w, tmp_path):
+    log = tmp_path / "log"
+    report = await w.backup(
+        w.hypervisor.add_vm("web", [BLOCK]), post_snapshot={**writing(log, "post", 4), "on_failure": "warn"}
+    )
+    assert "exit code 4" in report["warnings"][0]
+
+
+async def test_reconcile_runs_what_a_dead_job_owes(w, tmp_path):
+    log = tmp_path / "log"
+    facts = {"hook": writing(log, "post"), "values": {"vm_name": "w", "vm_uuid": "u", "job_id": "j"}}
+    await w.node.ledger.intend(Kind.HOOK_POST, job="dead", ordinal=0, facts=facts)
+    assert [item.action.verb for item in await reconcile(w.node, apply=False)] == [Verb.RUN_HOOK]
+    assert not log.exists()
+    [done] = await w.reconcile()
+    assert log.read_text().split() == ["post"]
+    json.dumps(done.as_dict())
+    assert await w.reconcile() == []
+
+
+async def test_reconcile_extends_a_base_that_would_expire(w):
+    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
+    [before] = w.hypervisor.state.snapshots.values()
+    w.clock.elapsed += 8 * 86400
+    [done] = await w.reconcile()
+    assert done.action.verb is Verb.EXTEND_SNAPSHOT
+    [after] = w.hypervisor.state.snapshots.values()
+    assert after.expires_at == before.expires_at + 8 * 86400
+    assert await w.reconcile() == []
+
+
+async def test_a_forgotten_point_lets_its_base_go(w):
+    report = await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
+    await w.node.repository.delete_point(report["point"], force=True)
+    await w.reconcile()
+    w.assert_only_base(0)
+
+
+async def test_what_cannot_be_done_stays_owed_and_is_told(w):
+    vm = w.hypervisor.add_vm("web", [BLOCK])
+    w.hypervisor.fail("changed_regions", 1, How.ERROR)
+    w.hypervisor.fail("delete_snapshot", 1, How.ERROR)
+    with pytest.raises(HypervisorUnreachable) as caught:
+        await w.backup(vm)
+    assert caught.value.facts["owed"] == ["no committed point needs it as a base"]
+    assert w.ours()["snapshots"] == 1
+    await w.reconcile()
+    w.assert_only_base(0)
+
+
+async def test_one_action_that_fails_does_not_keep_the_others(w):
+    for vm in (w.hypervisor.add_vm("a", [BLOCK]), w.hypervisor.add_vm("b", [BLOCK])):
+        report = await w.backup(vm)
+        await w.node.repository.delete_point(report["point"], force=True)
+    w.hypervisor.fail("delete_snapshot", 1, How.ERROR)
+    done = await w.reconcile()
+    assert [item.error is None for item in done] == [False, True]
+    assert REGISTRY.get_sample_value("mover_orphans", {"kind": "snapshot"}) == 1
+
+
+async def test_a_store_that_does_not_answer_costs_no_snapshot(w):
+    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
+    w.store.fail(1, StoreHow.ERROR, verb="list", error=StoreUnreachable("down", remedy="wait"))
+    assert await w.reconcile() == []
+    w.assert_only_base()
+
+
+async def test_a_damaged_manifest_costs_no_snapshot(w):
+    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
+    name = next(name for name in w.store.inner._objects if name.startswith("points/"))
+    await w.store.inner.replace(name, [b"\0" * 100])
+    assert await w.reconcile() == []
+    w.assert_only_base()
+
+
+async def test_settling_never_raises_for_what_others_answer(w):
+    await w.node.ledger.intend(Kind.SNAPSHOT, job="j", ordinal=0, facts={"name": "n", "vm_uuid": "u"})
+    w.hypervisor.fail("leftovers", 1, How.ERROR)
+    [owed] = await settle(w.node, "j")
+    assert "fault" in owed.reason
+
+
+async def test_old_lines_are_forgotten(w):
+    old = await w.node.ledger.intend(Kind.VM, job="j", ordinal=0, facts={"name": "n", "key": "k", "known": []})
+    await w.node.ledger.given(old)
+    w.clock.elapsed += 100 * 86400
+    await w.reconcile()
+    assert await w.node.ledger.entries() == []
+
+
+# --- what is not provably ours ---
+
+
+async def with_lost_ledger(w):
+    """A clone of our snapshot on the Proxy VM, of which the ledger knows nothing; its vmdisk UUID."""
+    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
+    [snapshot] = w.hypervisor.state.snapshots.values()
+    source = CloneSource(path=snapshot.files[0].path)
+    return (await w.hypervisor.attach(w.node.proxy_uuid, Slot("scsi", 7), source)).vmdisk_uuid
+
+
+async def test_a_clone_of_a_lost_ledger_is_listed_never_detached(w):
+    lost = await with_lost_ledger(w)
+    for apply in (False, True):
+        [done] = await reconcile(w.node, apply=apply)
+        assert (done.action.verb, done.action.identity, done.error) == (Verb.LIST, lost, None)
+    assert w.ours()["attached"] == 1
+
+
+async def test_what_the_operator_answers_for_is_never_listed_again(w):
+    lost = await with_lost_ledger(w)
+    with pytest.raises(UsageError, match="no UUID of a thing") as caught:
+        await forget(w.node, "11111111")
+    assert lost in caught.value.remedy
+    await forget(w.node, lost[:13].upper())
+    assert await w.reconcile() == []
+    w.clock.elapsed += 365 * 86400
+    w.hypervisor.state.snapshots.clear()
+    await w.reconcile()
+    assert await w.reconcile() == []
+    assert w.ours()["attached"] == 1
+
+
+async def test_an_empty_disk_that_may_be_an_administrators_is_kept_and_forgotten(w):
+    """An attach whose answer was lost, and whose disk shows up only after its intent has run out."""
+    slot, disk = Slot("scsi", 9), EmptyDisk(BLOCK, CONTAINER)
+    facts = {"vm_uuid": w.node.proxy_uuid, "slot": str(slot), "known": [], "is_told_by_slot": True}
+    facts |= {"size_bytes": BLOCK, "container": CONTAINER}
+    intent = await w.node.ledger.intend(Kind.TEMPORARY_DISK, job="dead", ordinal=0, facts=facts)
+    made = await w.hypervisor.attach(w.node.proxy_uuid, slot, disk)
+    w.clock.elapsed += INTENT_LIFE_S
+    [done] = await w.reconcile()
+    assert (done.action.verb, done.action.identity) == (Verb.LIST, made.vmdisk_uuid)
+    assert w.ours()["attached"] == 1
+    await forget(w.node, made.vmdisk_uuid)
+    assert await w.reconcile() == []
+    assert not (await w.node.ledger.entry(intent.id)).is_open
+
+
+async def test_a_clone_that_shows_up_after_its_intent_was_closed_is_detached(w):
+    await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
+    path = next(iter(w.hypervisor.state.snapshots.values())).files[0].path
+    facts = {"vm_uuid": w.node.proxy_uuid, "slot": "scsi.9", "known": [], "source_path": path}
+    await w.node.ledger.intend(Kind.ATTACHMENT, job="dead", ordinal=0, facts=facts)
+    w.clock.elapsed += INTENT_LIFE_S
+    assert [item.action.verb for item in await w.reconcile()] == [Verb.CLOSE]
+    await w.hypervisor.attach(w.node.proxy_uuid, Slot("scsi", 9), CloneSource(path=path))
+    assert [item.action.verb for item in await w.reconcile()] == [Verb.DETACH]
+    w.assert_only_base()
