@@ -16,13 +16,14 @@ from mover.catalog.ledger import Kind
 from mover.errors import Damaged, JobCancelled, MoverError
 from mover.jobs.steps import Call, Steps, Values
 from mover.model.machine import Disk, SnapshotState, Vm
-from mover.model.point import DiskImage, OtherDevice, ReadMode, RestorePoint
+from mover.model.point import DiskImage, OtherDevice, ReadMode, RestorePoint, SlicePlace
 from mover.operations.checks import check_proxy, check_space, warnings_of
 from mover.operations.clean import settle
 from mover.operations.copy import CopyJob, DiskPlan, copy_one, node_ids_of
-from mover.operations.decide import Base, Wishes, decide, newest_base, newest_full
+from mover.operations.decide import Base, newest_base
 from mover.operations.freeze import Frozen, freeze
 from mover.operations.node import Node
+from mover.operations.planning import plan_disks
 from mover.operations.progress import Progress
 from mover.operations.report import point_report
 from mover.operations.request import BackupRequest
@@ -54,14 +55,14 @@ async def _cleaned(node: Node, request: BackupRequest, job: str) -> AsyncIterato
     try:
         yield
     except MoverError as error:
-        owed = await settle(node, job, vm_uuid=request.vm_uuid)
         if not isinstance(error, JobCancelled):
             await node.board.standing.failed(request.vm_uuid, request.vm_name)
+        owed = await settle(node, job, vm_uuid=request.vm_uuid)
         error.facts["owed"] = [action.reason for action in owed]
         raise
     except Exception:
-        await settle(node, job, vm_uuid=request.vm_uuid)
         await node.board.standing.failed(request.vm_uuid, request.vm_name)
+        await settle(node, job, vm_uuid=request.vm_uuid)
         raise
     await settle(node, job, vm_uuid=request.vm_uuid)
 
@@ -82,7 +83,7 @@ class Backup:
             return dict(seen["committed"])
         session.resume(await steps.step("open", session.open))
         frozen = await steps.step("freeze", self._freeze, seen)
-        plans = await steps.step("decide", self._decide, frozen, seen["excluded"])
+        plans = await steps.step("decide", self._decide, session, frozen, seen["excluded"])
         work = CopyJob(
             self._node,
             steps.job_id,
@@ -103,7 +104,9 @@ class Backup:
         self._tell("look")
         points = await node.repository.points(request.vm_uuid)
         if any(point.id == request.point_id for point in points):
-            return {"committed": point_report(await node.repository.load(request.point_id))}
+            point = await node.repository.load(request.point_id)
+            await node.board.standing.committed(point)
+            return {"committed": point_report(point)}
         vm = await node.hypervisor.vm(request.vm_uuid)
         check_may_back_up(vm, node.proxy_uuid)
         await check_proxy(node, vm.cluster_uuid, what=vm.name)
@@ -122,26 +125,15 @@ class Backup:
         )
         return dump(frozen)
 
-    async def _decide(self, values: Values, excluded: Mapping[str, str]) -> Values:
+    async def _decide(self, session: Writing, values: Values, excluded: Mapping[str, str]) -> Values:
         """Full or incremental, disk by disk; the base is read again inside the session."""
         node, request = self._node, self._request
-        frozen = load(Frozen, values)
-        paths = {file.vmdisk_uuid: file.path for file in frozen.snapshot.files}
         points = [p for p in await node.repository.points(request.vm_uuid) if p.id != request.point_id]
         base, warning = await self._base(points)
-        wishes = Wishes(
-            full=request.full,
-            block_bytes=node.settings.data.block_size,
-            cluster_uuid=frozen.vm.cluster_uuid,
-            full_every_s=request.full_every_s,
-            last_full_at=newest_full(points),
-            now=node.clock.now(),
+        frozen = load(Frozen, values)
+        plans = await plan_disks(
+            node, request, frozen, excluded=excluded, points=points, base=base, session=await session.get()
         )
-        chosen = [disk for disk in frozen.vm.data_disks() if disk.device_uuid not in excluded]
-        plans = [
-            DiskPlan.of(ordinal, disk, paths[disk.vmdisk_uuid or ""], decide(disk, base, wishes))
-            for ordinal, disk in enumerate(chosen)
-        ]
         return {"disks": [dump(plan) for plan in plans], "warnings": [warning] if warning else []}
 
     async def _base(self, points: list[Any]) -> tuple[Base | None, str | None]:
@@ -237,6 +229,7 @@ class Backup:
             bytes_new=values["bytes_new"],
             bytes_stored=values["bytes_stored"],
             seconds=values["seconds"],
+            slice_place=load(SlicePlace, values["slice"]) if values.get("slice") else None,
         )
 
     def _tell(self, phase: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mover import logs
 from mover.catalog.ledger import Kind
@@ -18,7 +18,7 @@ from mover.errors import BaseGone, ChangedRegionsInvalid
 from mover.jobs.steps import Cancellation, Values
 from mover.metrics import AUDIT_MISMATCHES
 from mover.model.machine import CloneSource, Disk
-from mover.model.point import BasePair, DiskImage, ReadMode
+from mover.model.point import BasePair, DiskImage, ReadMode, SlicePlace
 from mover.model.region import Regions
 from mover.operations.attach import Wish, unplug
 from mover.operations.clean import drop_entry
@@ -33,6 +33,7 @@ from mover.operations.values import dump, load
 from mover.pipeline.disk_to_repository import DiskCopy, DiskResult, copy_disk
 from mover.pipeline.flow import Meter
 from mover.pipeline.plan import Audit
+from mover.pipeline.rolling import Slice
 from mover.repository.layout import FAN_OUT
 
 _LOG = logs.get(__name__)
@@ -51,19 +52,26 @@ class DiskPlan:
     base_point: str | None = None
     base_path: str | None = None
     base_snapshot: str | None = None
+    rolling: Slice | None = None
+    """What is compared beside the samples."""
+    decided_at: float = 0.0
 
     @classmethod
-    def of(cls, ordinal: int, disk: Disk, path: str, decision: Decision) -> DiskPlan:
+    def of(
+        cls, ordinal: int, disk: Disk, path: str, decision: Decision, rolling: Slice | None = None, now: float = 0.0
+    ) -> DiskPlan:
         pair = decision.base
         return cls(
             ordinal,
             disk,
             path,
             decision.mode,
-            decision.reason,
+            decision.reason + (rolling.note() if rolling else ""),
             base_point=pair.point_id if pair else None,
             base_path=pair.file_path if pair else None,
             base_snapshot=pair.snapshot_uuid if pair else None,
+            rolling=rolling,
+            decided_at=now,
         )
 
     def base(self) -> BasePair | None:
@@ -71,6 +79,13 @@ class DiskPlan:
         if self.base_point is None or self.base_path is None or self.base_snapshot is None:
             return None
         return BasePair(self.base_snapshot, self.base_path, self.base_point)
+
+    def place_after(self, *, all_compared: bool) -> SlicePlace | None:
+        """Where the rolling slice goes on. all_compared: this run read the whole disk."""
+        if self.rolling is None:
+            return None
+        done = self.rolling.done()
+        return replace(done, paid_until=self.decided_at) if all_compared else done
 
     def in_full(self, reason: str) -> DiskPlan:
         return replace(self, mode=ReadMode.FULL, reason=reason, base_point=None, base_path=None, base_snapshot=None)
@@ -88,6 +103,14 @@ class CopyJob:
     cancellation: Cancellation
 
 
+class _Audited(NamedTuple):
+    """How much of what needed no copy was compared."""
+
+    is_first: bool
+    """All unlisted space, since the cluster is not trusted yet."""
+    is_full: bool
+
+
 async def copy_one(work: CopyJob, values: Values) -> Values:
     """The step. values: a DiskPlan; gives what the manifest needs of the disk."""
     plan = load(DiskPlan, values)
@@ -96,8 +119,11 @@ async def copy_one(work: CopyJob, values: Values) -> Values:
         for entry in await node.ledger.open_entries(work.job, Kind.ATTACHMENT):
             if entry.ordinal == plan.ordinal:
                 await drop_entry(node, entry)
-        async with place_for_disk(node, job=work.job, ordinal=plan.ordinal, container_uuid=disk.container_uuid):
-            watch = DiskWatch(node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(disk.slot))
+        place = place_for_disk(node, job=work.job, ordinal=plan.ordinal, container_uuid=disk.container_uuid)
+        async with node.board.pulse.holding(work.job, place):
+            watch = DiskWatch(
+                node.progress, node.clock, job=work.job, vm=work.vm_name, disk=str(disk.slot), series=node.board.series
+            )
             try:
                 return await _copy(work, plan, watch)
             finally:
@@ -112,14 +138,16 @@ async def _copy(work: CopyJob, plan: DiskPlan, watch: DiskWatch) -> Values:
     source = CloneSource(path=plan.path, container_uuid=plan.disk.container_uuid)
     wish = Wish(work.job, Kind.ATTACHMENT, plan.ordinal, node.proxy_uuid, source)
     async with plugged_device(node, wish, writable=False, cancellation=work.cancellation, timer=timer) as plugged:
-        result, is_first = await work.cancellation.unless(_read(work, plan, regions, plugged.device, watch))
+        result, audited = await work.cancellation.unless(_read(work, plan, regions, plugged.device, watch))
     watch.phase("detach", result.reason)
     await timer.during("detach", unplug(node, plugged.entry))
     watch.phase("done", result.reason)
-    confirms = is_first and not result.mismatch and bool(result.audited.get("unlisted"))
+    confirms = audited.is_first and not result.mismatch and bool(result.audited.get("unlisted"))
+    place = plan.place_after(all_compared=audited.is_full or result.mismatch)
     return {
         **_values(plan, result, {**timer.seconds, **result.seconds}, node.settings.data.block_size),
         "mismatch": result.mismatch,
+        "slice": None if place is None else dump(place),
         "confirms_unlisted": confirms,
     }
 
@@ -153,8 +181,8 @@ async def _regions(node: Node, plan: DiskPlan, base_path: str | None) -> Regions
 
 async def _read(
     work: CopyJob, plan: DiskPlan, regions: Regions, device: ReadableDevice, watch: DiskWatch
-) -> tuple[DiskResult, bool]:
-    """What came of it, and whether all unlisted space was compared since the cluster is not trusted yet."""
+) -> tuple[DiskResult, _Audited]:
+    """What came of it, and how much was compared."""
     node, data = work.node, work.node.settings.data
     session = await work.session()
     is_full = plan.mode is ReadMode.FULL
@@ -162,7 +190,12 @@ async def _read(
     has_unlisted = len(regions.gaps(plan.disk.size_bytes)) > 0
     is_first = is_full and has_unlisted and not await node.ledger.trusts_unlisted(work.cluster_uuid)
     base = await _base_image(node, plan)
-    audit = Audit(data.audit_blocks, node.clock.random(), is_full=data.audit_full or is_first)
+    audit = Audit(
+        data.audit_blocks,
+        node.clock.random(),
+        is_full=data.audit_full or is_first,
+        rolling=plan.rolling.spans() if plan.rolling else (),
+    )
     copy = DiskCopy(
         size_bytes=plan.disk.size_bytes,
         block_bytes=data.block_size,
@@ -183,7 +216,7 @@ async def _read(
         _LOG.error("the cluster's list of changes was wrong", reason=result.reason)
         AUDIT_MISMATCHES.labels(work.vm_name).inc()
         await node.ledger.distrust_unlisted(work.cluster_uuid)
-    return result, is_first
+    return result, _Audited(is_first, audit.is_full)
 
 
 async def _base_image(node: Node, plan: DiskPlan) -> DiskImage | None:
