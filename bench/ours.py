@@ -185,7 +185,7 @@ async def main(request: dict[str, Any]) -> dict[str, Any]:
         cache_dir=Path(request["cache"]),
         clock=clock,
         pack_bytes=settings.repository.pack_size,
-        uploads=settings.repository.uploads,
+        uploads=request.get("uploads", settings.repository.uploads),
         paranoid=settings.repository.paranoid,
         level=data.level,
         reserve=budget.reserve_pack,

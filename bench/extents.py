@@ -1,0 +1,125 @@
+"""Small scattered regions: what each costs, beside fio reading as much at random.
+
+A region of 64 KiB costs one block, since a block that a region touches is read whole. The
+disk is one random file, reflinked as often as the regions need room, behind a loop device with
+direct I/O. Blocks count as known: neither compression nor packs are part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from struct import pack
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from bench import known
+from bench.known import Spent
+from bench.sample_disk import attached, reflink_folder
+from mover.config import DataSettings
+from mover.device.direct import DirectDevice
+from mover.model.region import RegionKind, Regions
+
+REGION_BYTES = 64 << 10
+MIB, GIB = 1 << 20, 1 << 30
+_FICLONERANGE = 0x4020940D
+_STRIDE_BLOCKS = 2
+"""A region in every second block: no two are neighbours, so each is a read of its own."""
+
+
+def fio(device: Path, *, block_bytes: int, reads: int, depth: int) -> Spent:
+    """The same number of reads of the same size, at random, by libaio."""
+    command = ["fio", "--name=read", f"--filename={device}", "--readonly", "--rw=randread", f"--bs={block_bytes}"]
+    command += ["--direct=1", "--ioengine=libaio", f"--iodepth={depth}", f"--number_ios={reads}", "--norandommap"]
+    command += ["--output-format=json"]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = said["jobs"][0]["read"]
+    return Spent(
+        wall_s=done["runtime"] / 1000,
+        user_s=after.ru_utime - used.ru_utime,
+        system_s=after.ru_stime - used.ru_stime,
+        blocks=done["total_ios"],
+        size_bytes=done["io_bytes"],
+    )
+
+
+def scattered(count: int, block_bytes: int, size_bytes: int) -> Regions:
+    """A region at a random place within every second block."""
+    dice = np.random.default_rng(1)
+    blocks = np.arange(count, dtype=np.int64) * _STRIDE_BLOCKS
+    within = dice.integers(0, (block_bytes - REGION_BYTES) // 4096 + 1, count) * 4096
+    kinds = np.full(count, RegionKind.DATA, np.int64)
+    rows = np.stack([blocks * block_bytes + within, np.full(count, REGION_BYTES), kinds], axis=1)
+    return Regions.from_rows(rows, size_bytes=size_bytes)
+
+
+@contextmanager
+def disk(folder: Path, *, size_bytes: int, unique_bytes: int) -> Iterator[Path]:
+    """A device of that size whose data are ``unique_bytes`` of random ones, over and over."""
+    seed, image = folder / "seed.raw", folder / "scattered.raw"
+    if not seed.exists() or seed.stat().st_size != unique_bytes:
+        dice = Random(1)
+        with seed.open("wb") as file:
+            for _ in range(unique_bytes // MIB):
+                file.write(dice.randbytes(MIB))
+            os.fsync(file.fileno())
+    with seed.open("rb") as source, image.open("wb") as target:
+        for start in range(0, size_bytes, unique_bytes):
+            length = min(unique_bytes, size_bytes - start)
+            fcntl.ioctl(target.fileno(), _FICLONERANGE, pack("qQQQ", source.fileno(), 0, length, start))
+    try:
+        with attached(image, read_only=True) as device:
+            yield device
+    finally:
+        image.unlink()
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="On a file system with reflinks, unless root; 12 GiB.")] = Path(
+        "bench-data"
+    ),
+    regions: Annotated[int, typer.Option(min=1)] = 100_000,
+    block: Annotated[int, typer.Option(help="KiB of a block, and of each read.")] = 256,
+    depth: Annotated[int, typer.Option(help="Reads in flight.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """Interleaved rounds of fio, of our read path alone, and of it with the hash."""
+    block_bytes = block << 10
+    size_bytes = -(-regions * _STRIDE_BLOCKS * block_bytes // GIB) * GIB
+    data = DataSettings(block_size=block_bytes, readers=depth)
+    where = scattered(regions, block_bytes, size_bytes)
+    with (
+        reflink_folder(folder.resolve(), size_bytes=40 * GIB) as place,
+        disk(place, size_bytes=size_bytes, unique_bytes=4 * GIB) as device,
+        DirectDevice.open_source(device) as source,
+    ):
+        for round_ in range(1, rounds + 1):
+            peer = fio(device, block_bytes=block_bytes, reads=regions, depth=depth)
+            _say(round_, "fio randread", peer, peer)
+            for name, hashed in (("read path", False), ("read and hash", True)):
+                _say(round_, name, asyncio.run(known.copy([source], where, data, hashed=hashed)), peer)
+
+
+def _say(round_: int, name: str, spent: Spent, peer: Spent) -> None:
+    each = 1e6 / spent.blocks
+    share = (spent.blocks / spent.wall_s) / (peer.blocks / peer.wall_s)
+    typer.echo(
+        f"round {round_}  {name:14} {spent.wall_s:6.2f} s  {spent.blocks / spent.wall_s:8.0f} reads/s  "
+        f"{share:5.0%} of fio  CPU us a region: {spent.user_s * each:5.1f} user + {spent.system_s * each:5.1f} system"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
