@@ -1,0 +1,109 @@
+"""deploy/compose: valid by the Compose specification, and what it mounts, names and promises is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import ComposeSpecification, PyCompose
+from pydantic import ValidationError
+
+from mover.device.rights import SCSI_MAJORS
+from mover.settings import load
+from tests.support.source import ROOT
+
+FOLDER = ROOT / "deploy/compose"
+TEXT = (FOLDER / "compose.yaml").read_text("utf-8")
+TREE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, Any] = TREE["services"]
+VARIABLE = re.compile(r"\$\{(\w+)(?:(:?[-?])([^}]*))?\}")
+
+
+def validate(tree: dict[str, Any]) -> ComposeSpecification:
+    return ComposeSpecification.model_validate(tree, extra="forbid")
+
+
+def filled(text: str) -> str:
+    """The text with its variables as they are when .env sets only what it must."""
+    return VARIABLE.sub(lambda found: found[3] if found[2] == ":-" else "/value", text)
+
+
+def test_it_is_a_compose_file():
+    parsed = PyCompose.from_yaml(filled(TEXT))
+    parsed.validate_networks()
+    parsed.validate_secrets()
+    parsed.validate_volumes()
+    assert set(validate(yaml.safe_load(filled(TEXT))).services or {}) == {
+        "mover",
+        "prometheus",
+        "alertmanager",
+        "grafana",
+    }
+
+
+def test_the_check_can_fail():
+    with pytest.raises(ValidationError, match="cap_dropp"):
+        validate({"services": {"mover": {**SERVICES["mover"], "cap_dropp": ["ALL"]}}})
+    with pytest.raises(Exception, match="secret"):
+        PyCompose.from_yaml(filled(TEXT).replace("  grafana_admin_password:\n", "  other:\n")).validate_secrets()
+
+
+def test_every_variable_is_in_the_example_of_its_file():
+    example = (FOLDER / "env.example").read_text("utf-8")
+    must = {name for name, operator, _ in VARIABLE.findall(TEXT) if operator in (":?", "?")}
+    assert must
+    assert all(re.search(rf"^{name}=", example, re.MULTILINE) for name in must)
+    images = {found[1] for service in SERVICES.values() if (found := VARIABLE.match(service["image"]))}
+    assert all(name in example for name in images)
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_each_service_is_confined_bounded_and_watched(name: str):
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["read_only"] is True
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert {"mem_limit", "pids_limit", "restart"} <= set(service)
+    assert VARIABLE.match(service["image"]), "an image that .env cannot name"
+    if name != "mover":
+        assert re.search(r":v?\d+\.\d+\.\d+\}$", service["image"]), "third-party images by version"
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+def test_every_file_that_is_mounted_exists_or_is_made_by_the_readme():
+    readme = (FOLDER / "README.md").read_text("utf-8")
+    mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", ())]
+    files = [*(path for path in mounts if path.startswith(".")), *(s["file"] for s in TREE["secrets"].values())]
+    missing = [path for path in files if not (FOLDER / path).exists() and path.removeprefix("./") not in readme]
+    assert missing == []
+
+
+def test_the_node_may_open_every_scsi_disk_and_nothing_else():
+    assert SERVICES["mover"]["device_cgroup_rules"] == [f"b {major}:* rw" for major in SCSI_MAJORS]
+    assert SERVICES["mover"]["cap_add"] == ["SYS_ADMIN"]
+
+
+def test_settings_and_secrets_are_what_mover_reads(tmp_path: Path):
+    for name in SERVICES["mover"]["secrets"]:
+        (tmp_path / name).write_text("secret\n")
+    environment = {**SERVICES["mover"]["environment"], "MOVER_SECRETS_DIR": str(tmp_path)}
+    settings = load(FOLDER / "mover.yaml.example", environment=environment)
+    assert settings.prism.password.get_secret_value() == "secret"
+    assert settings.repository.passphrase.get_secret_value() == "secret"
+    assert settings.serve.host == "0.0.0.0"
+    assert any(mount.endswith(f":{settings.repository.url}") for mount in SERVICES["mover"]["volumes"])
+
+
+def test_prometheus_scrapes_the_node_and_tells_the_alertmanager():
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
+    (nodes,) = config["scrape_configs"][0]["file_sd_configs"][0]["files"]
+    (managers,) = config["alerting"]["alertmanagers"][0]["file_sd_configs"][0]["files"]
+    assert "./targets:/etc/prometheus/targets:ro" in SERVICES["prometheus"]["volumes"]
+    for path, service, port in ((nodes, "mover", 9464), (managers, "alertmanager", 9093)):
+        (entry,) = yaml.safe_load((FOLDER / path).read_text("utf-8"))
+        assert entry["targets"] == [f"{service}:{port}"]
+        assert service in SERVICES

@@ -1,0 +1,145 @@
+"""The units of deploy/systemd, by systemd's own checks; Quadlet's by the keys that it documents."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mover.device.rights import SCSI_MAJORS
+from mover.settings import load
+from tests.support.source import ROOT
+
+UNITS = ROOT / "deploy/systemd"
+SYSTEMD = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+EXPOSURE_MAX = 2.2
+"""On systemd's scale from 0 to 10; 10 is a unit that says nothing."""
+
+CONTAINER_KEYS = """AddCapability AddDevice Annotation AutoUpdate ContainerName ContainersConfModule DNS DNSOption DNSSearch
+    DropCapability Environment EnvironmentFile EnvironmentHost Exec ExposeHostPort GIDMap GlobalArgs Group HealthCmd
+    HealthInterval HealthOnFailure HealthRetries HealthStartPeriod HealthStartupCmd HealthStartupInterval
+    HealthStartupRetries HealthStartupSuccess HealthStartupTimeout HealthTimeout HostName Image IP IP6 Label LogDriver
+    Mask Mount Network NoNewPrivileges Notify PidsLimit PodmanArgs PublishPort Pull ReadOnly ReadOnlyTmpfs Rootfs
+    RunInit SeccompProfile Secret SecurityLabelDisable SecurityLabelFileType SecurityLabelLevel SecurityLabelNested
+    SecurityLabelType ShmSize SubGIDMap SubUIDMap Sysctl Timezone Tmpfs UIDMap Ulimit Unmask User UserNS Volume
+    WorkingDir"""
+"""podman-systemd.unit(5) of Podman 4.9, section [Container]. Debian 12 has no Quadlet to ask."""
+VOLUME_KEYS = (
+    "ContainersConfModule Copy Device Driver GlobalArgs Group Image Label Options PodmanArgs Type User VolumeName"
+)
+
+
+def sections(text: str) -> dict[str, list[tuple[str, str]]]:
+    """A unit file as section → (key, value) in order. Raises on any line that is none of it."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            current = found.setdefault(header[1], [])
+        else:
+            key, equals, value = line.partition("=")
+            assert equals, line
+            assert key.isalnum(), line
+            current.append((key, value))
+    return found
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SYSTEMD_COLORS": "0", "LC_ALL": "C"}
+    command = ["systemd-analyze", "--no-pager", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root folder with the unit, its drop-ins and a program where it says that one is."""
+    units = tmp_path / "etc/systemd/system"
+    shutil.copytree(UNITS / "mover.service.d", units / "mover.service.d")
+    shutil.copy(UNITS / "mover.service", units)
+    for example in (units / "mover.service.d").glob("*.example"):
+        example.rename(example.with_suffix(""))
+    program = tmp_path / "usr/local/bin/mover"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    for name in ("sysinit.target", "network-online.target", "basic.target", "shutdown.target", "multi-user.target"):
+        (units / name).write_text("[Unit]\nDescription=stands in\n")
+    return tmp_path
+
+
+def verify(root: Path) -> subprocess.CompletedProcess[str]:
+    return analyze("verify", "--man=no", f"--root={root}", "mover.service")
+
+
+@SYSTEMD
+def test_systemd_knows_every_word_of_the_unit_and_its_drop_ins(root: Path):
+    done = verify(root)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@SYSTEMD
+def test_the_check_can_fail(root: Path):
+    unit = root / "etc/systemd/system/mover.service"
+    unit.write_text(unit.read_text().replace("ProtectHome=", "ProtectHouse="))
+    assert "ProtectHouse" in verify(root).stderr
+    (root / "usr/local/bin/mover").unlink()
+    assert verify(root).returncode != 0
+
+
+@SYSTEMD
+def test_the_unit_is_as_confined_as_it_says():
+    done = analyze("security", "--offline=yes", str(UNITS / "mover.service"))
+    level = re.search(r"exposure level for mover.service: ([\d.]+)", done.stdout)
+    assert level, done.stdout + done.stderr
+    assert float(level[1]) <= EXPOSURE_MAX
+    assert f"{level[1]}" in (UNITS / "README.md").read_text("utf-8")
+
+
+def test_an_exit_code_that_a_restart_cannot_mend_is_not_restarted():
+    for name in ("mover.service", "mover.container"):
+        service = dict(sections((UNITS / name).read_text("utf-8"))["Service"])
+        assert service["Restart"] == "always"
+        assert service["RestartPreventExitStatus"] == "2"
+
+
+def test_secrets_by_credentials_are_what_settings_read(tmp_path: Path):
+    drop_in = sections((UNITS / "mover.service.d/credentials.conf.example").read_text("utf-8"))["Service"]
+    for key, value in drop_in:
+        if key == "LoadCredential":
+            (tmp_path / value.split(":")[0]).write_text("secret\n")
+    settings = load(environment={"MOVER_SECRETS_DIR": str(tmp_path)})
+    assert settings.prism.password.get_secret_value() == "secret"
+    assert settings.repository.passphrase.get_secret_value() == "secret"
+
+
+def test_quadlet_knows_every_key():
+    container = sections((UNITS / "mover.container").read_text("utf-8"))
+    assert set(container) == {"Unit", "Container", "Service", "Install"}
+    assert {key for key, _ in container["Container"]} <= set(CONTAINER_KEYS.split())
+    volume = sections((UNITS / "mover-state.volume").read_text("utf-8"))
+    assert {key for key, _ in volume["Volume"]} <= set(VOLUME_KEYS.split())
+    drop_in = sections((UNITS / "mover.container.d/repository-folder.conf.example").read_text("utf-8"))
+    assert {key for key, _ in drop_in["Container"]} <= set(CONTAINER_KEYS.split())
+
+
+def test_the_container_may_open_every_scsi_disk_and_nothing_else():
+    container = sections((UNITS / "mover.container").read_text("utf-8"))["Container"]
+    words = [word for key, value in container if key == "PodmanArgs" for word in shlex.split(value)]
+    rules = [word.partition("=")[2] for word in words if word.startswith("--device-cgroup-rule=")]
+    assert rules == [f"b {major}:* rw" for major in SCSI_MAJORS]
+    given = dict(container)
+    assert (given["DropCapability"], given["AddCapability"]) == ("all", "CAP_SYS_ADMIN")
+    assert (given["ReadOnly"], given["NoNewPrivileges"]) == ("true", "true")
+
+
+def test_the_containers_state_is_the_volume_beside_it():
+    container = sections((UNITS / "mover.container").read_text("utf-8"))["Container"]
+    places = dict(reversed(value.split(":")[:2]) for key, value in container if key == "Volume")
+    assert places["/var/lib/mover"] == "mover-state.volume"
+    assert (UNITS / places["/var/lib/mover"]).exists()
