@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from bench import content
@@ -28,6 +29,7 @@ from tests.support.servers import BUCKET, seaweed_in
 
 RANGE_BYTES = 512 * KIB
 """About one sealed block of 1 MiB."""
+HUNDREDTHS = (50, 90, 99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,7 @@ class Probe:
             await self._store.create(f"{place}/{number:06}", [b"small"])
 
         _, seconds = await each(8, self._load.names, put)
-        for second in seconds:
-            self._run.add("store.put_small.latency", second, "s", "lower", store=self._label, at_once=8)
+        self._add_latency("put_small", seconds, store=self._label, at_once=8)
         with Spent() as spent:
             names = [info.name async for info in self._store.list(f"{place}/")]
         rate = spent.wall_s / len(names) * 1e6
@@ -127,8 +128,13 @@ class Probe:
     def _add(self, what: str, spent: Spent, seconds: list[float], volume: int, **params: str | int) -> None:
         self._run.add(f"store.{what}.rate", spent.rate(volume), "B/s", "higher", **params)
         self._run.add(f"store.{what}.cpu", spent.cpu_s / (volume / GIB), "s/GiB", "lower", **params)
-        for second in seconds:
-            self._run.add(f"store.{what}.latency", second, "s", "lower", **params)
+        self._add_latency(what, seconds, **params)
+
+    def _add_latency(self, what: str, seconds: list[float], **params: str | int) -> None:
+        """One figure a round: calls of one round share its weather, so they are no samples of their own."""
+        for hundredth in HUNDREDTHS:
+            value = float(np.percentile(seconds, hundredth))
+            self._run.add(f"store.{what}.latency", value, "s", "lower", **params, hundredth=hundredth)
 
     def _forget(self, place: str) -> None:
         """Read from the disk, not from memory: of a folder only; a server keeps what it likes."""
