@@ -99,5 +99,8 @@ class History:
 
     async def _opened(self) -> AsyncEngine:
         if self._engine is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Refused at once and here: a refusal on the library's own thread may outlive the event loop.
+            sqlite3.connect(self._path).close()
             self._engine = await open_database(self._path)
         return self._engine

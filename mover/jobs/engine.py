@@ -124,7 +124,7 @@ class Engine:
         return job_id in self._running
 
     async def _launch(self, side_by_side: int) -> None:
-        path = prepare_database(self._state_dir)
+        path = prepare_database(self._state_dir, is_executor=True)
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": f"sqlite:////{path.relative_to('/')}",
@@ -161,7 +161,8 @@ class Engine:
         return job
 
     async def _run(self, operation: str, request: Values, steps: DurableSteps) -> Values:
-        JOBS_RUNNING.labels(operation).inc()
+        kind = operation if operation in self._operations else "unknown"
+        JOBS_RUNNING.labels(kind).inc()
         outcome = "interrupted"
         try:
             with logs.bind(job=steps.job_id):
@@ -170,8 +171,8 @@ class Engine:
             self._wish(steps.job_id).unlink(missing_ok=True)
             return values
         finally:
-            JOBS_RUNNING.labels(operation).dec()
-            JOBS.labels(operation, outcome).inc()
+            JOBS_RUNNING.labels(kind).dec()
+            JOBS.labels(kind, outcome).inc()
 
     async def _outcome(self, operation: str, request: Values, steps: DurableSteps) -> Values:
         function = self._operations.get(operation)

@@ -121,12 +121,12 @@ class Standing:
         for point in await repository.points():
             by_vm.setdefault(point.vm_uuid, []).append(point)
         for uuid, points in by_vm.items():
-            vm = self._known(uuid, points[-1].vm_name or uuid)
+            vm = self._known(uuid, next((point.vm_name for point in reversed(points) if point.vm_name), uuid))
             if not self._is_fresh(vm, began, repository):
                 await self._reread(vm, points, repository)
         self._points = {uuid: {point.id for point in points} for uuid, points in by_vm.items()}
         await self.remember()
-        forgotten_at = self._clock.now() - _FORGET_S
+        forgotten_at = max(0.0, self._clock.now() - _FORGET_S)
         for uuid, vm in list(self._vms.items()):
             if uuid in by_vm or self._is_fresh(vm, began, repository):
                 continue
