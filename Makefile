@@ -9,18 +9,18 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS ?= 2
 
-.PHONY: install demo test test-long check lock reference tools bench clean
+.PHONY: install demo test test-long check lock reference tools test-tools bench clean
 
 install: $(VENV)/.ready tools
 
 demo: $(VENV)/.ready tools
 	@$(BIN)/mover demo
 
-test: $(VENV)/.test-ready tools
+test: $(VENV)/.test-ready test-tools
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
 	@$(BIN)/pytest -n $(WORKERS) -m "not long"
 
-test-long: $(VENV)/.test-ready tools
+test-long: $(VENV)/.test-ready test-tools
 	@$(BIN)/pytest -n $(WORKERS) --timeout 3600
 
 check: $(VENV)/.test-ready
@@ -36,6 +36,13 @@ reference: $(VENV)/.ready
 
 tools:
 	@deploy/tools.sh
+
+# Programs that tests start, program:package. Debian starts prometheus and its alertmanager where systemd runs.
+TEST_TOOLS := promtool:prometheus amtool:prometheus-alertmanager shellcheck:shellcheck systemd-analyze:systemd \
+  lvm:lvm2
+
+test-tools:
+	@deploy/tools.sh $(TEST_TOOLS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

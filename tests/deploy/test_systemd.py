@@ -20,7 +20,8 @@ SYSTEMD = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="sy
 EXPOSURE_MAX = 2.2
 """On systemd's scale from 0 to 10; 10 is a unit that says nothing."""
 
-CONTAINER_KEYS = """AddCapability AddDevice Annotation AutoUpdate ContainerName ContainersConfModule DNS DNSOption DNSSearch
+CONTAINER_KEYS = """\
+    AddCapability AddDevice Annotation AutoUpdate ContainerName ContainersConfModule DNS DNSOption DNSSearch
     DropCapability Environment EnvironmentFile EnvironmentHost Exec ExposeHostPort GIDMap GlobalArgs Group HealthCmd
     HealthInterval HealthOnFailure HealthRetries HealthStartPeriod HealthStartupCmd HealthStartupInterval
     HealthStartupRetries HealthStartupSuccess HealthStartupTimeout HealthTimeout HostName Image IP IP6 Label LogDriver
