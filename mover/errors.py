@@ -413,6 +413,12 @@ class DaemonUnwell(JobError):
     code = "job.daemon"
 
 
+class StateDamaged(JobError):
+    """A file in the state folder is not what was written there, or cannot be used."""
+
+    code = "job.state-damaged"
+
+
 class SpaceShort(JobError):
     """The container or the store has not enough room for what is planned."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -49,19 +50,50 @@ def load(
 def _from_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
+    text = ""
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
+        content = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(f"There is no file {file}", remedy="Name an existing file with --config.") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}", remedy="Check its rights.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}", remedy="Mend the line that it names.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{file} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}",
+            remedy="Save the file as UTF-8.",
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {_where(error, text)}", remedy=_YAML_REMEDY) from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must hold settings by name", remedy="See mover.yaml in the README.")
     return cast(dict[str, Any], content)
+
+
+_YAML_REMEDY = (
+    "Mend that line: settings are written as 'name: value', indented by spaces, "
+    "and a value with : # { [ * & or % at its beginning stands in quotes."
+)
+
+
+def _where(error: yaml.YAMLError, text: str) -> str:
+    """One line: where, and what is wrong there. The parser's own has several, with an excerpt that may be a secret."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None:
+        line, column, words = mark.line, mark.column, f"{problem}"
+    else:
+        # A character that no YAML may hold.
+        at = getattr(error, "position", 0)
+        line, column = text.count("\n", 0, at), at - (text.rfind("\n", 0, at) + 1)
+        words = getattr(error, "reason", None) or "it cannot be read"
+    words = _QUOTED.sub("", " ".join(words.split()))
+    return f"line {line + 1}, column {column + 1}: {words}"
+
+
+_QUOTED = re.compile(r" '(?!<)[^']{2,}'")
+"""What the parser quotes of the file: a password may begin with * or !."""
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -70,7 +102,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for key, text in environment.items():
         if key.startswith(ENV_PREFIX) and key not in _NOT_SETTINGS:
             name = key.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            found[name] = yaml.safe_load(text) if text[:1] in "[{" and text else text
+            try:
+                found[name] = yaml.safe_load(text) if text[:1] in "[{" and text else text
+            except yaml.YAMLError as error:
+                remedy = "Write lists as [a, b] and maps as {a: b}."
+                raise ConfigError(f"{key} is not YAML: {_where(error, text)}", remedy=remedy) from None
     return found
 
 

@@ -6,6 +6,10 @@ Only ``catalog/`` writes SQL; extents and block maps never come here.
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import sqlalchemy as sql
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from mover.errors import ConfigError
+from mover.errors import ConfigError, StateDamaged
 
 SCHEMA_VERSION = 1
 METADATA = sql.MetaData()
@@ -30,8 +34,11 @@ _PRAGMAS = (
 
 
 async def open_database(path: Path) -> AsyncEngine:
-    """Open or create the file; raises ConfigError when a newer version wrote it."""
+    """Open or create the file. Raises ConfigError when a newer version wrote it, StateDamaged when it is unusable."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1, "catalog") as thread:
+        # Before the engine: a connection of its that fails leaves a thread that outlives the loop.
+        await asyncio.get_running_loop().run_in_executor(thread, _check, path)
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=_CONNECTIONS, max_overflow=0)
     event.listen(engine.sync_engine, "connect", _prepare)
     async with engine.begin() as connection:
@@ -46,6 +53,36 @@ async def open_database(path: Path) -> AsyncEngine:
             remedy="Run the newer version, or move the file away: restore points do not depend on it.",
         )
     return engine
+
+
+def _check(path: Path) -> None:
+    """Look at every page: the file is small, and what it is asked later must not end at a damaged one."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise _unusable(path, error) from error
+    if told != "ok":
+        raise _unusable(path, sqlite3.DatabaseError(told))
+
+
+def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged:
+    """In words: what is lost with the file, and how to go on."""
+    if isinstance(error, sqlite3.OperationalError):
+        return StateDamaged(
+            f"The catalog {path} cannot be used: {error}",
+            remedy="Look at the rights of its folder and the free space there; then run the command again.",
+            file=str(path),
+        )
+    return StateDamaged(
+        f"The catalog {path} is damaged: {' '.join(str(error).split())}",
+        remedy=(
+            f"Move it away (mv {path} {path}.damaged) and run mover orphans. Lost is the ledger of what we made on "
+            "clusters: orphans then lists by name, for you to decide, the snapshots of ours that no restore point "
+            "needs as a base, and the clones of them on the Proxy VM. Restore points do not depend on it."
+        ),
+        file=str(path),
+    )
 
 
 def _prepare(connection: Any, _record: Any) -> None:

@@ -91,3 +91,39 @@ def test_every_setting_says_why():
     assert [name for name, why in setting_names() if len(why) < 15] == []
     assert "prism.url" in dict(setting_names())
     assert Settings().data.block_size == MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("node:\n  name: a: b\n", "line 2, column 10"),
+        ("limits: [1,\n", "line 2, column 1"),
+        ("node:\n\tname: x\n", "line 2, column 1"),
+        ("node: {name: 'x\n", "line 2, column 1"),
+        ("node:\n  name: \x01\n", "line 2, column 9"),
+        ("- a\nnode: x\n", "line 2, column 1"),
+    ],
+)
+def test_a_slip_in_the_file_is_told_in_one_line_with_its_place(file, text, place):
+    path = file(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, environment={})
+    assert "\n" not in caught.value.message
+    assert caught.value.message.startswith(f"{path} is not YAML: {place}: ")
+    assert "quotes" in caught.value.remedy
+
+
+@pytest.mark.parametrize("value", ["*hunter2", "!hunter2 x", "%hunter2", "{hunter2: [}"])
+def test_a_slip_never_shows_what_may_be_a_secret(file, value):
+    with pytest.raises(ConfigError) as caught:
+        load(file(f"prism:\n  password: {value}\n"), environment={})
+    assert "hunter2" not in str(caught.value.as_dict())
+
+
+def test_bytes_that_are_no_text_and_a_slip_in_the_environment(tmp_path):
+    path = tmp_path / "mover.yaml"
+    path.write_bytes(b"node: {name: \xff}\n")
+    with pytest.raises(ConfigError, match="byte 13 is 0xff"):
+        load(path, environment={})
+    with pytest.raises(ConfigError, match="MOVER_BACKUP__PRE_SNAPSHOT__COMMAND is not YAML: line 1, column 4"):
+        load(environment={"MOVER_BACKUP__PRE_SNAPSHOT__COMMAND": "[a,"})
