@@ -60,7 +60,7 @@ def bench(name: str, out: Path | None, *, quick: bool, **settings: Any) -> Itera
     """Everything that a script does: its results are printed, and written if ``out`` is given."""
     with said_in_words(), ended_by_sigterm():
         if out is not None:
-            _check_place(out)
+            check_place(out)
         run = Bench(Results.begin(name, f"python -m bench.{name} {' '.join(sys.argv[1:])}".strip(), **settings))
         if quick:
             run.note("a quick run: the sizes are too small for figures")
@@ -121,7 +121,7 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
-def _check_place(out: Path) -> None:
+def check_place(out: Path) -> None:
     """Before anything is measured. Raises UsageError."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder", remedy="Name a file.")

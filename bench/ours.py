@@ -11,6 +11,7 @@ import asyncio
 import json
 import resource
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -148,10 +149,10 @@ def _point(point_id: str, session_id: str, images: list[DiskImage], now: float) 
 async def restore(
     repository: Repository, workers: Workers, settings: Settings, request: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the point's first disk to a device; from loading the point to flush and read-back."""
+    """Write the point's first disk to a device, or verify it without one; from loading the point to read-back."""
     point = await repository.load(request["point"])
     reader, meter = await repository.open_reader(), Meter()
-    with DirectDevice.open_target(Path(request["devices"][0])) as target:
+    with DirectDevice.open_target(Path(request["devices"][0])) if request["devices"] else nullcontext() as target:
         result = await restore_disk(
             point.disks[0],
             reader=reader,
@@ -164,7 +165,8 @@ async def restore(
         )
     await reader.end()
     stages = {name: round(count.seconds, 3) for name, count in meter.read().items()}
-    return {"bytes_written": result.bytes_written, "phases": result.seconds, "stages": stages}
+    figures = {"bytes_written": result.bytes_written, "phases": result.seconds, "stages": stages}
+    return {**figures, "damaged": len(result.damage), "verified": result.blocks_verified}
 
 
 async def main(request: dict[str, Any]) -> dict[str, Any]:
@@ -196,11 +198,12 @@ async def main(request: dict[str, Any]) -> dict[str, Any]:
     with Workers(data, budget) as workers:
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        watching = asyncio.ensure_future(lag.watch())
-        used, started = resource.getrusage(resource.RUSAGE_SELF), stopwatch()
-        figures = await operation(repository, workers, settings, request)
-        wall, after = stopwatch() - started, resource.getrusage(resource.RUSAGE_SELF)
-        watching.cancel()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(lag.watch())
+            used, started = resource.getrusage(resource.RUSAGE_SELF), stopwatch()
+            figures = await operation(repository, workers, settings, request)
+            wall, after = stopwatch() - started, resource.getrusage(resource.RUSAGE_SELF)
+            watching.cancel()
     await repository.close()
     await store.close()
     cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime

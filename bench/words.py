@@ -16,9 +16,9 @@ def value(number: float, unit: Unit) -> str:
     """``930 MB/s``, ``1.2 ms``, ``87 %``."""
     match unit:
         case "B/s":
-            return format_rate(number)
+            return format_rate(number) if number else "0"
         case "bytes":
-            return format_size(number)
+            return format_size(number) if number else "0"
         case "bytes/h":
             return f"{format_size(number)}/h"
         case "s":
@@ -30,10 +30,12 @@ def value(number: float, unit: Unit) -> str:
         case "share":
             return f"{number:.0%}" if abs(number) >= 0.1 else f"{number:.1%}"
         case "count":
-            return f"{number:g}"
+            return f"{number:.4g}"
 
 
 def _seconds(number: float) -> str:
+    if number == 0:
+        return "0"
     for limit, factor, name in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
         if abs(number) < limit:
             shown = number * factor

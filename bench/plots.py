@@ -1,0 +1,219 @@
+"""Pictures of results: one per name, light or dark, as PNG.
+
+What varies most becomes the axis, the rest the lines or bars. Points are medians; thin lines
+reach from the smallest to the largest sample.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from bench import words
+from bench.results import Param, Results, Series
+
+Theme = Literal["light", "dark"]
+
+_INK = {"light": ("#1c2733", "#d9dee3", "#ffffff"), "dark": ("#e6e9ec", "#3d4852", "#161b20")}
+"""Text, grid, ground. The ground is painted, so that a saved picture is readable anywhere."""
+_COLOURS = {
+    "light": ("#0b6bcb", "#c4500a", "#1a7f4b", "#8a3ffc", "#b0123b", "#00727f", "#6b5500", "#545f6b"),
+    "dark": ("#5aa9ff", "#ff9b52", "#4fd18b", "#c39bff", "#ff7a93", "#43cfdc", "#e0c040", "#a9b4bf"),
+}
+_MARKS = "osD^vPX*"
+LINES_MAX = 8
+"""More cannot be told apart; the rest stands in the table."""
+_WIDTH = 8.6
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One drawing: ``title`` and PNG bytes by theme; ``words`` says the same to who cannot see it."""
+
+    title: str
+    words: str
+    png: dict[Theme, bytes]
+
+
+def pictures(results: Results) -> Iterator[Picture]:
+    """One for each name that has something to show: several circumstances, or an order."""
+    for name in dict.fromkeys(series.name for series in results.series):
+        same = [series for series in results.series if series.name == name]
+        if len(same) == 1 and not same[0].in_order_of:
+            continue
+        png: dict[Theme, bytes] = {theme: _draw(name, same, theme) for theme in ("light", "dark")}
+        yield Picture(name, _said(same), png)
+
+
+def _said(same: Sequence[Series]) -> str:
+    medians = [statistics.median(series.samples) for series in same]
+    least, most = (words.value(pick(medians), same[0].unit) for pick in (min, max))
+    return f"{same[0].name}: medians from {least} to {most} over {len(same)} circumstances"
+
+
+def _draw(name: str, same: Sequence[Series], theme: Theme) -> bytes:
+    ink, grid, ground = _INK[theme]
+    style = {
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": grid,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "axes.facecolor": ground,
+        "figure.facecolor": ground,
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with mpl.rc_context(style):
+        axis = _axis(same)
+        is_bars = axis is None and not same[0].in_order_of
+        height = max(1.6, 0.34 * len(same) + 1.0) if is_bars else 3.8
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(name, loc="left", fontweight="bold", fontsize=10)
+        axes.grid(visible=True, color=grid, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if same[0].in_order_of:
+            _timeline(axes, same, theme)
+        elif axis is not None:
+            _lines(axes, same, axis, theme)
+        else:
+            _bars(axes, same, theme)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=112, metadata={"Software": None})
+    return content.getvalue()
+
+
+def _axis(same: Sequence[Series]) -> str | None:
+    """The parameter of numbers with the most values, three at least; None: bars."""
+    values: dict[str, set[Param]] = {}
+    for series in same:
+        for key, given in series.params.items():
+            if isinstance(given, int | float) and not isinstance(given, bool):
+                values.setdefault(key, set()).add(given)
+    best = max(values, key=lambda key: len(values[key]), default=None)
+    return best if best is not None and len(values[best]) >= 3 else None
+
+
+def _constant(same: Sequence[Series]) -> set[str]:
+    """Circumstances that are the same everywhere: said once, below."""
+    return {key for key, given in same[0].params.items() if all(s.params.get(key) == given for s in same)}
+
+
+def _label(series: Series, without: set[str]) -> str:
+    return words.circumstances({key: given for key, given in series.params.items() if key not in without})
+
+
+def _lines(axes: Axes, same: Sequence[Series], axis: str, theme: Theme) -> None:
+    without = _constant(same) | {axis}
+    groups: dict[str, list[Series]] = {}
+    for series in same:
+        if axis in series.params:
+            groups.setdefault(_label(series, without), []).append(series)
+    for number, (label, group) in enumerate(list(groups.items())[:LINES_MAX]):
+        group.sort(key=lambda one: float(one.params[axis]))
+        places = [float(one.params[axis]) for one in group]
+        _points(axes, places, group, label, number, theme)
+    shown = [series for series in same if axis in series.params]
+    _scale(axes, sorted({float(series.params[axis]) for series in shown}), axis)
+    _finish(axes, same, without, extra=len(groups) - LINES_MAX, legend=len(groups) > 1)
+
+
+def _points(
+    axes: Axes, places: Sequence[float], group: Sequence[Series], label: str, number: int, theme: Theme
+) -> None:
+    colour = _COLOURS[theme][number]
+    medians = [statistics.median(one.samples) for one in group]
+    spreads = [words.spread(one) for one in group]
+    below = [median - low for median, (low, _) in zip(medians, spreads, strict=True)]
+    above = [high - median for median, (_, high) in zip(medians, spreads, strict=True)]
+    axes.errorbar(
+        places,
+        medians,
+        yerr=[[max(0.0, one) for one in below], [max(0.0, one) for one in above]],
+        color=colour,
+        marker=_MARKS[number],
+        markersize=5,
+        linewidth=1.6,
+        elinewidth=0.8,
+        capsize=2,
+        label=label or None,
+    )
+
+
+def _scale(axes: Axes, places: Sequence[float], axis: str) -> None:
+    """Ticks where something was measured; by powers where they lie so."""
+    if places[0] > 0 and places[-1] / places[0] >= 8:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(places)
+    shown = words.size if axis.endswith("_bytes") else lambda place: f"{place:g}"
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: shown(place)))
+    axes.set_xlabel(words.plain(axis) + (" (ms)" if axis.endswith("_ms") else ""))
+
+
+def _bars(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
+    without = _constant(same)
+    shown = list(reversed(same))
+    medians = [statistics.median(series.samples) for series in shown]
+    spreads = [words.spread(series) for series in shown]
+    errors = [
+        [max(0.0, median - low) for median, (low, _) in zip(medians, spreads, strict=True)],
+        [max(0.0, high - median) for median, (_, high) in zip(medians, spreads, strict=True)],
+    ]
+    axes.barh(range(len(shown)), medians, color=_COLOURS[theme][0], height=0.62)
+    axes.errorbar(medians, range(len(shown)), xerr=errors, fmt="none", ecolor=_INK[theme][0], elinewidth=0.9, capsize=2)
+    axes.set_yticks(range(len(shown)), [_label(series, without) or series.name for series in shown])
+    axes.grid(visible=False, axis="y")
+    unit = same[0].unit
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: words.value(number, unit)))
+    axes.xaxis.set_tick_params(labelsize=9)
+    axes.set_xlim(left=min(0.0, *medians))
+    axes.locator_params(axis="x", nbins=6)
+    _below(axes, same, without)
+
+
+def _timeline(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
+    without = _constant(same)
+    for number, series in enumerate(same[:LINES_MAX]):
+        places = range(1, len(series.samples) + 1)
+        axes.plot(
+            places, series.samples, color=_COLOURS[theme][number], linewidth=1.3, label=_label(series, without) or None
+        )
+    axes.set_xlabel(same[0].in_order_of)
+    _finish(axes, same, without, extra=len(same) - LINES_MAX, legend=len(same) > 1, from_zero=False)
+
+
+def _finish(
+    axes: Axes, same: Sequence[Series], without: set[str], *, extra: int, legend: bool, from_zero: bool = True
+) -> None:
+    unit = same[0].unit
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: words.value(number, unit)))
+    if from_zero:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if axes.get_ylim()[0] < 0 else 0)
+    target = next((series.target for series in same if series.target is not None), None)
+    if target is not None:
+        axes.axhline(target, linestyle="--", linewidth=1.2, color=axes.xaxis.label.get_color(), label="target")
+    if legend or target is not None:
+        axes.legend(frameon=False, fontsize=9, loc="best")
+    if extra > 0:
+        axes.annotate(
+            f"{extra} more in the table", (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=8
+        )
+    _below(axes, same, without)
+
+
+def _below(axes: Axes, same: Sequence[Series], without: set[str]) -> None:
+    """What is the same for all stands once, after the axis' name."""
+    common = {key: given for key, given in same[0].params.items() if key in without and key in _constant(same)}
+    texts = [text for text in (axes.get_xlabel(), words.circumstances(common)) if text]
+    axes.set_xlabel("   |   ".join(texts), fontsize=9)

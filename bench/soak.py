@@ -1,0 +1,245 @@
+"""Rounds of backup, incremental, restore and verify in one process, for as long as you like: what is left?
+
+Watched over the rounds: anonymous and shared memory, descriptors, threads, bytes of the budget, loop
+devices, open sessions in the repository; every restored disk is compared with its source. Ends with
+1 when a bound is broken: memory that grows, anything left, a byte that differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from scipy import stats
+
+from bench import ours
+from bench.kit import Bench, Folder, Out, Quick, bench, settings_of, work_folder
+from bench.sample_disk import attached, empty_target
+from mover.cli.bench import memory_bytes
+from mover.cli.sample import Sample
+from mover.clock import SystemClock, stopwatch
+from mover.config import Settings
+from mover.pipeline.flow import Budget
+from mover.pipeline.workers import Workers
+from mover.repository.keys import ScryptCost
+from mover.repository.repository import Repository
+from mover.storage.protocol import Store
+from mover.storage.stack import open_store
+from mover.units import GIB, MIB, format_size, parse_size
+
+GROWTH = MIB
+"""Bytes an hour that memory may grow."""
+WARM_SHARE = 0.2
+"""Of the rounds, left out of the slope: pools fill, libraries load what they need first."""
+WARM_ROUNDS = 3
+_MOST_POINTS = 1000
+"""For the slope: every pair of points counts."""
+_FULL_EVERY = 10
+"""Rounds; between them incrementals."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the process holds after a round."""
+
+    seconds: float
+    memory: int
+    descriptors: int
+    threads: int
+    budget: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """Bytes an hour, with the range that holds the true one with 95 %."""
+
+    median: float
+    low: float
+    high: float
+
+
+def slope(seconds: Sequence[float], memory: Sequence[float]) -> Slope | None:
+    """Theil and Sen's, after the warm-up; it forgives single peaks. None for fewer than five points."""
+    start = max(WARM_ROUNDS, int(len(seconds) * WARM_SHARE))
+    at, held = np.array(seconds[start:]), np.array(memory[start:], float)
+    if len(at) > _MOST_POINTS:
+        chosen = np.linspace(0, len(at) - 1, _MOST_POINTS).astype(int)
+        at, held = at[chosen], held[chosen]
+    if len(at) < 5:
+        return None
+    found = stats.theilslopes(held, at / 3600, alpha=0.95)
+    return Slope(float(found.slope), float(found.low_slope), float(found.high_slope))
+
+
+def broken(states: Sequence[State], growth: Slope | None) -> list[str]:
+    """Every bound that does not hold, in words."""
+    found = []
+    if growth is not None and growth.low > GROWTH:
+        found.append(f"memory grows by at least {format_size(growth.low)} an hour; {format_size(GROWTH)} may be")
+    settled, last = states[min(WARM_ROUNDS, len(states)) - 1], states[-1]
+    for what in ("descriptors", "threads"):
+        former, now = getattr(settled, what), getattr(last, what)
+        if now > former:
+            found.append(f"{now - former} {what} more after the last round than after the warm-up")
+    if last.budget:
+        found.append(f"{format_size(last.budget)} of the budget were never given back")
+    if last.sessions:
+        found.append(f"{last.sessions} sessions are open in the repository")
+    return found
+
+
+class Soak:
+    """One process as the daemon is one: store, repository and threads stay open for all rounds."""
+
+    def __init__(self, place: Path, size_bytes: int, settings: Settings) -> None:
+        self._place, self._settings = place, settings
+        self._sample = Sample(place / "disk.raw", size_bytes=size_bytes)
+        self._budget = Budget(settings.data.budget)
+        self._began = stopwatch()
+        self.states: list[State] = []
+        self.failures: list[str] = []
+
+    async def run(self, rounds: int, seconds: float, run: Bench) -> None:
+        """Until so many rounds and seconds are over."""
+        async with self._opened() as (repository, workers):
+            while len(self.states) < rounds or stopwatch() - self._began < seconds:
+                await self._round(repository, workers, len(self.states))
+                self.states.append(await self._state(repository))
+                if len(self.states) % 50 == 0:
+                    run.say(f"{len(self.states)} rounds, {format_size(self.states[-1].memory)}")
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[Repository, Workers]]:
+        store = await open_store(str(self._place / "repository"), {}, clock=SystemClock(), create=True)
+        try:
+            repository = await self._repository(store)
+            with Workers(self._settings.data, self._budget) as workers:
+                yield repository, workers
+            await repository.close()
+        finally:
+            await store.close()
+
+    async def _repository(self, store: Store) -> Repository:
+        clock = SystemClock()
+        await Repository.init(store, passphrase=ours.PASSPHRASE, clock=clock, cost=ScryptCost(16, 1, 1))
+        return await Repository.open(
+            store,
+            passphrase=ours.PASSPHRASE,
+            cache_dir=self._place / "cache",
+            clock=clock,
+            reserve=self._budget.reserve_pack,
+            release=self._budget.release_pack,
+        )
+
+    async def _round(self, repository: Repository, workers: Workers, number: int) -> None:
+        """A change, a backup, a restore onto an empty device, a comparison, a verification."""
+        request: dict[str, Any] = {"point": f"{number:08}"}
+        if number % _FULL_EVERY:
+            changed = await workers.blocking(self._sample.change)
+            regions = [(region.offset_bytes, region.length_bytes) for region in changed]
+            request |= {"base": f"{number - 1:08}", "regions": regions}
+        with attached(self._sample.path, read_only=True) as source:
+            backup = {**request, "devices": [str(source)]}
+            done = await ours.backup(repository, workers, self._settings, backup)
+            if done["mismatch"]:
+                self.failures.append(f"round {number}: the changed regions were contradicted")
+            with empty_target(self._place, self._sample.size_bytes) as target:
+                restore = {**request, "devices": [str(target)]}
+                await ours.restore(repository, workers, self._settings, restore)
+                if not await workers.blocking(partial(_are_alike, source, target)):
+                    self.failures.append(f"round {number}: the restored disk differs")
+        verified = await ours.restore(repository, workers, self._settings, {**request, "devices": []})
+        if verified["damaged"] or not verified["verified"]:
+            self.failures.append(f"round {number}: the point does not verify")
+
+    async def _state(self, repository: Repository) -> State:
+        return State(
+            seconds=stopwatch() - self._began,
+            memory=memory_bytes(),
+            descriptors=len(os.listdir("/proc/self/fd")),
+            threads=threading.active_count(),
+            budget=self._budget.used_bytes,
+            sessions=len(await repository.leftovers()),
+        )
+
+
+def _are_alike(source: Path, target: Path) -> bool:
+    return subprocess.run(["cmp", "-s", str(source), str(target)], check=False).returncode == 0
+
+
+def loops_below(folder: Path) -> list[str]:
+    """Loop devices whose file is there."""
+    found = []
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            backing = file.read_text()
+        except OSError:  # detached meanwhile
+            continue
+        if backing.startswith(f"{folder.resolve()}/"):
+            found.append(file.parents[1].name)
+    return found
+
+
+def _add(run: Bench, soak: Soak, growth: Slope | None) -> None:
+    for state in soak.states:
+        for name, unit in (("memory", "bytes"), ("descriptors", "count"), ("threads", "count")):
+            series = run.add(f"soak.{name}", getattr(state, name), unit, "lower")
+            series.in_order_of = "round"
+    if growth is None:
+        run.note("too few rounds to judge whether memory grows")
+        return
+    run.add("soak.growth", growth.median, "bytes/h", "lower").target = GROWTH
+    shown = f"{format_size(growth.low)} to {format_size(growth.high)} an hour with 95 %"
+    run.note(f"memory after the warm-up: {shown}")
+    if growth.low <= GROWTH < growth.high:
+        run.note("that is neither proven to hold nor to break the bound: a longer run narrows it")
+
+
+def main(
+    minutes: Annotated[float, typer.Option(min=0.0, help="How long at least.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How many rounds at least.")] = WARM_ROUNDS + 5,
+    size: Annotated[str, typer.Option(help="Of the disk.")] = "128MiB",
+    folder: Folder = None,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """Soak: ends with 1 when memory grows, anything is left, or a restored byte differs."""
+    named = settings_of(minutes=minutes, size=size, folder=folder)
+    with bench("soak", out, quick=quick, **named) as run:
+        size_bytes, minutes = (8 * MIB, 0.0) if quick else (parse_size(size), minutes)
+        rounds = 2 if quick else rounds
+        if os.geteuid() != 0:
+            run.note("not root: the disk is a file with direct I/O, no loop devices come and go")
+        threads = threading.active_count()
+        with work_folder(folder, size_bytes * 4 + int(minutes * GIB / 8)) as place:
+            soak = Soak(place, size_bytes, Settings())
+            asyncio.run(soak.run(rounds, minutes * 60, run))
+            left = loops_below(place)
+        growth = slope([state.seconds for state in soak.states], [state.memory for state in soak.states])
+        problems = [*soak.failures, *broken(soak.states, growth)]
+        problems += [f"loop devices are left: {', '.join(left)}"] if left else []
+        if threading.active_count() > threads:
+            names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
+            problems.append(f"threads are left: {names}")
+        _add(run, soak, growth)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        run.note(f"{len(soak.states)} rounds; the highest resident memory was {format_size(peak)}")
+        for problem in problems:
+            run.note(f"BROKEN: {problem}")
+    raise typer.Exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
