@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from mover.config import DataSettings
@@ -185,7 +185,7 @@ class Workers:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
+            await _outlast(future)
             raise
 
     @contextmanager
@@ -290,6 +290,14 @@ class DiskBuffers:
 
     def _is_stopped(self) -> bool:
         return self._lane.is_stopped
+
+
+async def _outlast(future: asyncio.Future[T]) -> None:
+    """Wait for it however often one is cancelled meanwhile; what it raises is nobody's any more."""
+    while not future.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
+    future.exception()
 
 
 def _submit(channel: Channel[tuple[Lane, Work]], lane: Lane, work: Work) -> None:

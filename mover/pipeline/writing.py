@@ -46,6 +46,14 @@ class Damage:
     lost_bytes: int = 0
 
 
+@dataclass(slots=True)
+class _Claim:
+    """The bytes of the Budget and the place at the gate that a segment has, until restore threads answer for them."""
+
+    size_bytes: int
+    is_handed_over: bool = False
+
+
 class _SegmentWork:
     """A fetched segment that several restore threads share."""
 
@@ -149,7 +157,9 @@ class Writing:
             except BaseException:
                 self._gate.release()
                 raise
-            fetching.create_task(self._fetch(lane, segment))
+            claim = _Claim(segment.length_bytes)
+            # Given back here, not in the task: one that is cancelled before it begins reaches no line of its own.
+            fetching.create_task(self._fetch(lane, segment, claim)).add_done_callback(partial(self._settle, claim))
 
     async def _ids(self, blocks: MapReader, first: int, length: int) -> bytes:
         """Ids of a window. When verifying, the blocks of a damaged map node count as zero, and as lost."""
@@ -183,8 +193,12 @@ class Writing:
                 lane, partial(self._write_zeroes, lane, first, min(step, start + blocks - first))
             )
 
-    async def _fetch(self, lane: Lane, segment: Segment) -> None:
-        is_handed_over = False
+    def _settle(self, claim: _Claim, _: asyncio.Task[None]) -> None:
+        if not claim.is_handed_over:
+            self._workers.budget.release(claim.size_bytes)
+            self._gate.release()
+
+    async def _fetch(self, lane: Lane, segment: Segment, claim: _Claim) -> None:
         try:
             started = stopwatch()
             data = await self._reader.fetch(
@@ -193,7 +207,7 @@ class Writing:
             self._meter.add("fetched", size_bytes=segment.length_bytes, seconds=stopwatch() - started)
             sharers = min(self._workers.settings.restore_threads, len(segment.records))
             work = _SegmentWork(segment, memoryview(data), sharers, partial(self._finish_segment, segment))
-            is_handed_over = True
+            claim.is_handed_over = True
             for _ in range(sharers):
                 self._workers.submit_restore(lane, partial(self._open_records, lane, work))
         except (Damaged, StorageError) as error:
@@ -201,10 +215,6 @@ class Writing:
                 raise
             blocks = [block for record in segment.records for block in record.blocks]
             self._note(error, self._reader.pack_name(segment.pack_no), blocks)
-        finally:
-            if not is_handed_over:
-                self._workers.budget.release(segment.length_bytes)
-                self._gate.release()
 
     # --- on any thread
 

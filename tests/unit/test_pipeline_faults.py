@@ -17,7 +17,8 @@ from mover.pipeline.flow import Meter
 from mover.pipeline.plan import Audit
 from mover.pipeline.repository_to_disk import restore_disk
 from tests.support.plainrepo import MemoryDisk, PlainMap, PlainRepository
-from tests.unit.test_pipeline_roundtrip import BLOCK, full, restored, workers
+from tests.support.repositories import until
+from tests.unit.test_pipeline_roundtrip import BLOCK, DATA, full, restored, workers
 
 SIZE = 24 * BLOCK + 100
 CONTENT = Random(4).randbytes(SIZE)
@@ -288,6 +289,73 @@ async def test_verify_finds_the_blocks_of_a_damaged_map_node():
         assert damage.lost_bytes == SIZE - 16 * BLOCK
         with pytest.raises(Damaged):
             await restore(repository, node_ids, pool, MemoryDisk(bytes(SIZE)))
+
+
+async def test_a_call_is_waited_for_however_often_its_caller_is_cancelled():
+    begun, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        begun.set()
+        may_end.wait(10)
+        has_ended.set()
+        raise ValueError("nobody hears of this")
+
+    with workers() as pool:
+        task = asyncio.ensure_future(pool.blocking(call))
+        await until(begun.is_set)
+        for _ in range(3):
+            task.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert not task.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert has_ended.is_set()
+
+
+class Gated(PlainRepository):
+    """The first six fetches wait for each other; then the first meets damage, the second an unreachable store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+        self.go = asyncio.Event()
+
+    async def fetch(self, pack_no: int, *, offset_bytes: int, length_bytes: int) -> bytes:
+        self.waiting += 1
+        number = self.waiting
+        if number == 6:
+            asyncio.get_running_loop().call_soon(self.go.set)
+        if number <= 6:
+            await self.go.wait()
+        if number == 1:
+            raise Damaged("rotten", remedy="none", object="packs/0")
+        if number == 2:
+            raise StoreUnreachable("no answer", remedy="Look at the store.")
+        return await super().fetch(pack_no, offset_bytes=offset_bytes, length_bytes=length_bytes)
+
+
+async def test_a_fetch_that_is_cancelled_before_it_begins_gives_its_bytes_back():
+    """The place of one that met damage goes to the next, which the other one's failure ends before its first line."""
+    content = Random(7).randbytes(60 * BLOCK)
+    roomy = DATA.model_copy(update={"budget": 640 * BLOCK})
+    with workers(roomy) as pool:
+        repository = Gated()
+        node_ids = (await full(repository, MemoryDisk(content), pool)).node_ids
+        assert len(repository.packs) >= 10
+        with pytest.raises(StoreUnreachable):
+            await restore_disk(
+                repository.image(node_ids, size_bytes=len(content), block_bytes=BLOCK),
+                reader=repository,
+                workers=pool,
+                target=None,
+                meter=Meter(),
+                skip_zero=True,
+                readback_blocks=0,
+                dice=Random(1),
+            )
+        assert_nothing_leaked(pool)
 
 
 async def test_an_unreachable_store_is_not_damage():
