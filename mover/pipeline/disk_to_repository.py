@@ -5,6 +5,7 @@ The way of the blocks is in ``reading``.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -71,17 +72,18 @@ async def copy_disk(
     read = partial(Reading, workers=workers, session=session, device=device, meter=meter)
     plan = await workers.blocking(partial(_plan, job))
     seconds.lap("plan")
-    builder, lie = _new_map(job, session), None
-    try:
-        await read(plan, job.base_map, builder).run()
-    except Contradiction as found:
-        lie = found
-    seconds.lap("copy")
-    if lie is not None:
-        builder = _new_map(job, session, nothing_believed=True)
-        await read(_whole(job), None, builder).run()
-        seconds.lap("copy_again")
-    node_ids = await workers.blocking(builder.finish)
+    with ExitStack() as stack:
+        builder, lie = stack.enter_context(closing(_new_map(job, session))), None
+        try:
+            await read(plan, job.base_map, builder).run()
+        except Contradiction as found:
+            lie = found
+        seconds.lap("copy")
+        if lie is not None:
+            builder = stack.enter_context(closing(_new_map(job, session, nothing_believed=True)))
+            await read(_whole(job), None, builder).run()
+            seconds.lap("copy_again")
+        node_ids = await workers.blocking(builder.finish)
     seconds.lap("map")
     return _result(job, node_ids, lie, seconds.phases, before, meter.read())
 

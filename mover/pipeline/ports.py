@@ -42,6 +42,9 @@ class MapBuilder(Protocol):
     def finish(self) -> bytes:
         """Node ids of the whole disk; blocks never put are the base's, or zero."""
 
+    def close(self) -> None:
+        """Let go of its scratch space, finished or not. Idempotent."""
+
 
 class BlockWriter(Protocol):
     """A repository's writing session."""

@@ -85,9 +85,13 @@ class MapBuilder:
             self._finish_open()
             self._inherit_untouched()
         finally:
-            if self._scratch is not None:
-                self._scratch.close()
+            self.close()
         return bytes(self._node_ids)
+
+    def close(self) -> None:
+        """Let go of the scratch file, finished or not: an abandoned map must not hold the disk's space. Idempotent."""
+        if self._scratch is not None:
+            self._scratch.close()
 
     # --- while blocks arrive ---
 

@@ -39,6 +39,7 @@ class PlainMap:
     ids_now: bytearray
     seen: set[int] = field(default_factory=set)
     lock: Any = field(default_factory=threading.Lock)
+    is_closed: bool = False
 
     def put(self, first_block: int, ids: bytes) -> None:
         with self.lock:
@@ -53,6 +54,9 @@ class PlainMap:
 
     def finish(self) -> bytes:
         return bytes(self.ids_now)
+
+    def close(self) -> None:
+        self.is_closed = True
 
     async def ids(self, first_block: int, count: int) -> bytes:
         return bytes(self.ids_now[first_block * ID_BYTES : (first_block + count) * ID_BYTES])
@@ -74,6 +78,7 @@ class PlainRepository:
         self.fault = fault
         self.lock = threading.Lock()
         self.fetched: list[tuple[int, int, int]] = []
+        self.maps: list[PlainMap] = []
 
     def _called(self, name: str) -> None:
         with self.lock:
@@ -106,7 +111,8 @@ class PlainRepository:
         ids = bytearray(-(-size_bytes // block_bytes) * ID_BYTES)
         if inherit and base is not None:
             ids[: len(base.ids_now)] = base.ids_now
-        return PlainMap(ids)
+        self.maps.append(PlainMap(ids))
+        return self.maps[-1]
 
     async def open_map(self, image: DiskImage) -> PlainMap:
         self._called("open_map")

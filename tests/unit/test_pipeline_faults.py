@@ -69,6 +69,20 @@ async def test_nth_failure_of_a_copy(name, n):
         assert (await restored(repository, again.node_ids, SIZE, pool))[0] == CONTENT
 
 
+@pytest.mark.parametrize("name", ["none", "read", "lie"])
+async def test_the_scratch_space_of_a_map_is_let_go_however_the_copy_ends(name):
+    repository = PlainRepository()
+    disk = MemoryDisk(CONTENT, Nth(name, 3, eio(0)))
+    half = Regions.whole(BLOCK) if name == "lie" else Regions.whole(SIZE)
+    with workers() as pool:
+        if name == "read":
+            with pytest.raises(DeviceFault):
+                await full(repository, disk, pool, regions=half)
+        else:
+            assert (await full(repository, disk, pool, regions=half)).mismatch == (name == "lie")
+    assert [one.is_closed for one in repository.maps] == [True] * (2 if name == "lie" else 1)
+
+
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("name", ["open_map", "locate", "fetch", "open_block", "write", "flush", "read"])
 async def test_nth_failure_of_a_restore(name, n):

@@ -247,3 +247,23 @@ async def test_ten_million_blocks_with_scattered_changes_stay_small(tmp_path: Pa
     assert sum(stored) == 100_000 * ID_BYTES
     assert open_most < 32 << 20
     assert anonymous_bytes() - before < 32 << 20
+
+
+def test_an_abandoned_map_lets_go_of_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapbuilder, "SPILL_BYTES", 50)
+    builder = MapBuilder(
+        size_bytes=4096 * 40,
+        block_bytes=4096,
+        base=None,
+        inherit=False,
+        store_node=lambda content: content[:32],
+        scratch_dir=tmp_path,
+        fan_out=8,
+    )
+    for block in range(0, 40, 9):
+        builder.put(block, b"x" * 32)
+    scratch = builder._scratch
+    assert scratch is not None
+    builder.close()
+    assert scratch.closed
+    builder.close()
