@@ -1,6 +1,6 @@
 """What somebody else does to the cluster in the meantime: the actions, by name.
 
-grow_disk vm slot size_bytes · replace_disk vm slot · remove_disk vm slot
+grow_disk vm slot size_bytes · replace_disk vm slot · remove_disk vm slot · migrate_disk vm slot container
 add_disk vm size_bytes [slot] · steal_slot [index] (of the Proxy VM; else the one that the call asks for)
 delete_vm vm · rename_vm vm name · power vm on · protect vm protection_type · guest_tools vm state
 delete_snapshot [uuid] [vm] (else the oldest) · expire_snapshots [vm]
@@ -37,6 +37,7 @@ class Administrator:
             "grow_disk": self._grow_disk,
             "replace_disk": self._replace_disk,
             "remove_disk": self._remove_disk,
+            "migrate_disk": self._migrate_disk,
             "add_disk": self._add_disk,
             "steal_slot": self._steal_slot,
             "delete_vm": self._delete_vm,
@@ -107,6 +108,18 @@ class Administrator:
         vm, disk = self._disk(args)
         await self._orders.delete_disk(vm, disk)
         self._cluster.touch(vm)
+
+    async def _migrate_disk(self, args: Args) -> None:
+        """Into another storage container: the same device with the same bytes, in another file."""
+        cluster, (vm, disk) = self._cluster, self._disk(args)
+        container = cluster.state.container_by_name(args["container"])
+        former, fresh = str(disk.vmdisk_uuid), cluster.clock.new_uuid()
+        await cluster.blocking(cluster.bank.clone, cluster.bank.path(former), fresh)
+        await cluster.unplug(vm, disk)
+        disk.vmdisk_uuid, disk.container_uuid = fresh, container.uuid
+        await cluster.plug(vm, disk)
+        await cluster.blocking(cluster.bank.drop, cluster.bank.path(former))
+        cluster.touch(vm)
 
     async def _add_disk(self, args: Args) -> None:
         vm = self._vm(args)

@@ -13,13 +13,16 @@ class Answer:
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    is_page: bool = False
+    """Not JSON, but a page for a browser."""
 
 
 class Refusal(Exception):
-    """A call that Prism refuses at once. reason: a v3 word; code: v2's number."""
+    """A call that Prism refuses at once. reason: a v3 word; code: v2's number; is_page: said in HTML."""
 
-    def __init__(self, status: int, reason: str, message: str, *, code: int = 0) -> None:
+    def __init__(self, status: int, reason: str, message: str, *, code: int = 0, is_page: bool = False) -> None:
         super().__init__(message)
+        self.is_page = is_page
         self.status = status
         self.reason = reason
         self.message = message

@@ -40,10 +40,12 @@ class Gate:
         self._sessions: dict[str, tuple[str, float]] = {}
 
     def admit(self, authorization: str | None, cookie: str | None) -> Caller:
-        """A valid cookie wins over Basic; a stale one is ignored beside Basic. Raises Refusal 401."""
+        """A valid cookie wins over Basic; a stale one is ignored beside Basic. Raises Refusal 401, or 403 as a page."""
         known = self._of_cookie(cookie)
         if known is not None:
             return Caller(known, self._passwords[known][1])
+        if authorization is None and cookie and self._options.stale_session == "login-page":
+            raise Refusal(403, "ACCESS_DENIED", "Log in again.", is_page=True)
         if authorization is None:
             raise Refusal(401, "AUTHENTICATION_REQUIRED", "Authentication required.")
         username = self._of_basic(authorization)

@@ -54,6 +54,7 @@ class Cluster:
         self.hotplug = hotplug
         self.save = save
         self._pool = ThreadPoolExecutor(4, "lab-disks")
+        self._past: dict[str, tuple[float, VmRecord]] = {}
 
     async def blocking(self, work: Callable[..., T], *args: Any, **named: Any) -> T:
         """Run disk work in a thread."""
@@ -78,6 +79,20 @@ class Cluster:
         """What one side lists: no CVMs, and another cluster's VMs on Central only."""
         known = (vm for vm in self.state.vms.values() if not vm.is_controller)
         return [vm for vm in known if side != ELEMENT or not vm.is_elsewhere]
+
+    def remember(self, vm: VmRecord) -> None:
+        """Before a change by v2: what v3, which lags, goes on showing for a while."""
+        if self.options.v3_lag_s and self._past.get(vm.uuid, (0.0,))[0] <= self.now():
+            self._past[vm.uuid] = (self.now() + self.options.v3_lag_s, vm.model_copy(deep=True))
+
+    def as_v3_shows(self, vm: VmRecord) -> VmRecord:
+        until, past = self._past.get(vm.uuid, (0.0, vm))
+        return past if until > self.now() else vm
+
+    def vms_by_v3(self, side: str) -> list[VmRecord]:
+        """As ``vms``, some of them as they were, and some that are gone."""
+        gone = [vm for until, vm in self._past.values() if until > self.now() and vm.uuid not in self.state.vms]
+        return [*(self.as_v3_shows(vm) for vm in self.vms(side)), *gone]
 
     def is_proxy(self, vm: VmRecord) -> bool:
         return vm.uuid == self.state.proxy_uuid

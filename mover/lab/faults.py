@@ -1,6 +1,6 @@
 """Faults by name: armed from tests or over HTTP, matched, counted, and taken where they bite.
 
-On a call (``nth`` counts the calls that match operation, vm and disk, from arming on):
+On a call (``nth`` counts the calls that match operation, side, vm and disk, from arming on):
   latency             answers later                                     seconds
   status              an error instead of the effect                    status html reason retry_after
   effect_then_status  the effect, then an error                         status html
@@ -112,7 +112,10 @@ _OPEN = {"administrator"}
 
 
 class Fault(BaseModel):
-    """An armed fault. vm: name or uuid. disk: vmdisk or device uuid, or slot such as scsi.0."""
+    """An armed fault. vm: name or uuid. disk: vmdisk or device uuid, or slot such as scsi.0.
+
+    side: pe or pc, where a call came in.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -121,6 +124,7 @@ class Fault(BaseModel):
     """Pattern of operation names."""
     vm: str | None = None
     disk: str | None = None
+    side: str | None = None
     nth: int = Field(default=1, ge=1)
     """The first match that it bites."""
     count: int = Field(default=1, ge=0)
@@ -134,9 +138,10 @@ class Fault(BaseModel):
     def stage(self) -> str:
         return next(stage for stage, kinds in STAGES.items() if self.name in kinds)
 
-    def matches(self, operation: str, about: Collection[str]) -> bool:
+    def matches(self, operation: str, about: Collection[str], side: str) -> bool:
         return (
             fnmatchcase(operation, self.operation)
+            and self.side in (None, side)
             and (self.vm is None or self.vm in about)
             and (self.disk is None or self.disk in about)
         )
@@ -158,12 +163,15 @@ class Faults:
         operation: str = "*",
         vm: str | None = None,
         disk: str | None = None,
+        side: str | None = None,
         nth: int = 1,
         count: int = 1,
         **args: Any,
     ) -> Fault:
         """Returns the armed fault; its ``fired`` tells whether it bit. Raises UsageError."""
-        return self.add(Fault(name=name, operation=operation, vm=vm, disk=disk, nth=nth, count=count, args=args))
+        return self.add(
+            Fault(name=name, operation=operation, vm=vm, disk=disk, side=side, nth=nth, count=count, args=args)
+        )
 
     def add(self, fault: Fault) -> Fault:
         known = {kind: args for kinds in STAGES.values() for kind, args in kinds.items()}
@@ -191,12 +199,14 @@ class Faults:
         with self._lock:
             return list(self._armed)
 
-    def take(self, stage: str, operation: str, about: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    def take(
+        self, stage: str, operation: str, about: Collection[str] = (), *, side: str = ""
+    ) -> dict[str, dict[str, Any]]:
         """What bites now: fault name → parameters. Counts every match."""
         bites: dict[str, dict[str, Any]] = {}
         with self._lock:
             for fault in self._armed:
-                if fault.stage != stage or not fault.matches(operation, about):
+                if fault.stage != stage or not fault.matches(operation, about, side):
                     continue
                 fault.seen += 1
                 spent = fault.count and fault.fired >= fault.count

@@ -44,8 +44,11 @@ def _vm_spec(guest: guests.GuestSpec) -> VmSpec:
     )
 
 
-def fill(path: Path, spec: DiskSpec, seed: int, scratch: Path) -> None:
-    """The first content of a disk. scratch: where trees of files are laid out. Raises LabError."""
+def fill(path: Path, spec: DiskSpec, seed: int, scratch: Path) -> list[str]:
+    """The first content of a disk. scratch: where trees of files are laid out. Raises LabError.
+
+    Returns what had to be made otherwise, in words (a tool is missing).
+    """
     if spec.content == "mixed":
         fill_mixed(path, seed)
     elif spec.content == "random":
@@ -56,7 +59,8 @@ def fill(path: Path, spec: DiskSpec, seed: int, scratch: Path) -> None:
         used = spec.content_bytes or spec.size_bytes // 4
         disk = guests.DiskSpec("scsi.0", spec.content, spec.size_bytes, used)
         guest = guests.GuestSpec(path.stem, "", (disk,))
-        guests.make(guest, [path], scratch=scratch, seed=seed)
+        return guests.make(guest, [path], scratch=scratch, seed=seed)
+    return []
 
 
 def change(disks: Sequence[tuple[Path, str]], seed: int, turn: int, scratch: Path) -> list[str]:

@@ -26,8 +26,8 @@ ISO_BYTES = 382976
 FILLERS = 2
 """Disks filled side by side: half of the work is done by mkfs."""
 
-Fill = Callable[[Path, DiskSpec, int, Path], None]
-"""Writes the first content of a disk's file: path, what is wished, seed, scratch folder."""
+Fill = Callable[[Path, DiskSpec, int, Path], list[str]]
+"""Writes the first content of a disk's file: path, what is wished, seed, scratch folder. Gives notes in words."""
 
 
 def some_address() -> str:
@@ -57,8 +57,9 @@ class Founder:
         for spec in self._options.vms:
             self._add_vm(state, spec)
         with ThreadPoolExecutor(FILLERS, "lab-fill") as pool:
-            for done in [pool.submit(self._fill, *disk, self._scratch) for disk in self._unfilled]:
-                done.result()
+            filled = [pool.submit(self._fill, *disk, self._scratch) for disk in self._unfilled]
+            notes = {note for done in filled for note in done.result()}
+        state.notes = sorted(notes)
         return state
 
     def _empty(self) -> State:

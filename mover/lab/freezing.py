@@ -49,7 +49,11 @@ class Freezer:
             raise TaskFailure(problem)
         if "snapshot_downgraded" in bites or (snapshot.asked_type == APPLICATION and vm.guest_tools != "vss"):
             snapshot.made_type = CRASH
-        snapshot.files = await self._frozen_files(vm, snapshot)
+        files = await self._frozen_files(vm, snapshot)
+        if cluster.state.snapshots.get(snapshot.uuid) is not snapshot:
+            await self._drop(files)
+            raise TaskFailure(f"kNotFound: snapshot {snapshot.uuid} was deleted before it was complete")
+        snapshot.files = files
         self._spoil(snapshot, bites)
         snapshot.state, snapshot.updated_at = "COMPLETE", cluster.now()
 
@@ -117,7 +121,10 @@ class Freezer:
         """Forgotten first, so that a kill leaves files that nobody lists, never a list without files."""
         self._cluster.state.snapshots.pop(snapshot.uuid, None)
         self._cluster.save()
-        for file in snapshot.files:
+        await self._drop(snapshot.files)
+
+    async def _drop(self, files: list[FrozenFile]) -> None:
+        for file in files:
             if file.frozen:
                 await self._cluster.blocking(self._cluster.bank.drop, self._cluster.frozen_file(file))
 
@@ -174,8 +181,7 @@ class Freezer:
 
     async def _thaw_old(self, args: dict[str, Any]) -> None:
         snapshot = self._cluster.state.old_snapshots.pop(args["snapshot"], None)
-        for file in snapshot.files if snapshot else []:
-            await self._cluster.blocking(self._cluster.bank.drop, self._cluster.frozen_file(file))
+        await self._drop(snapshot.files if snapshot else [])
 
     # --- changed regions --------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class Gateway:
         raw = await request.read()
         operation, params = find(request.method, plain_path(request.rel_url.raw_path)) or (UNKNOWN, {})
         asked = _Asked(request, operation, params, raw, _parsed(raw))
-        bites = self._cluster.faults.take("call", operation.name, self._about(asked))
+        bites = self._cluster.faults.take("call", operation.name, self._about(asked), side=self.side)
         if "latency" in bites:
             await self._cluster.clock.sleep(bites["latency"]["seconds"])
         response, username = await self._bitten(asked, bites)
@@ -170,7 +170,7 @@ class Gateway:
             call = Call(operation, self.side, asked.params, dict(request.query), body, caller.username, cookie)
             answer = await self._handlers[operation.name](call)
         except Refusal as refusal:
-            answer = Answer(_shape(operation, refusal), refusal.status)
+            answer = Answer(_shape(operation, refusal), refusal.status, is_page=refusal.is_page)
         except FileNotFoundError:
             # Deleted by somebody else between the look and the read.
             gone = Refusal(404, "ENTITY_NOT_FOUND", "The file does not exist any more.")
@@ -203,7 +203,12 @@ class Gateway:
         return body
 
     def _rendered(self, answer: Answer, caller: Caller | None) -> web.Response:
-        response = web.json_response(answer.body, status=answer.status, headers=self._headers() | answer.headers)
+        headers = self._headers() | answer.headers
+        if answer.is_page:
+            return web.Response(
+                status=answer.status, text=HTML.format("Log in"), content_type="text/html", headers=headers
+            )
+        response = web.json_response(answer.body, status=answer.status, headers=headers)
         if caller is not None and caller.new_cookie:
             response.set_cookie(COOKIE, caller.new_cookie, path="/", secure=True, httponly=True)
         return response

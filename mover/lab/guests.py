@@ -78,7 +78,7 @@ def make(spec: GuestSpec, paths: Sequence[Path], *, scratch: Path, seed: int = 0
         dice = content.dice_for("make", seed, spec.name, number)
         kind, note = _possible(disk.kind)
         if note:
-            notes.append(f"{spec.name}, disk {disk.slot}: {note}")
+            notes.append(f"a {disk.kind} disk: {note}")
         try:
             if kind == "areas":
                 _make_areas(path, disk.content_bytes, dice)

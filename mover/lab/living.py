@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from mover.lab import content, extents, filesystems, trees
 from mover.lab.content import PAGE_BYTES, dice_for
-from mover.lab.trees import Tree
+from mover.lab.trees import GrowingTree, Tree
 from mover.units import KIB, MIB, align_down, format_size
 
 
@@ -41,7 +41,7 @@ def _work_on_files(tree: Tree, dice: Generator, round_number: int, share: float)
     budget = int(share * (sum(tables.values()) + sum(logs.values()) + sum(uploads.values()))) + 4 * PAGE_BYTES
     pages = _rewrite_pages(tree, tables, dice, budget // 2)
     words = [f"{pages} pages rewritten"]
-    if not tree.can_reshape:
+    if not isinstance(tree, GrowingTree):
         return words[0]
     if logs:
         grown = dice.choice(list(logs), min(2, len(logs)), replace=False).tolist()
@@ -68,7 +68,7 @@ def _rewrite_pages(tree: Tree, tables: dict[str, int], dice: Generator, budget: 
 
 
 def _exchange_files(
-    tree: Tree, files: dict[str, int], folder: str, dice: Generator, round_number: int, budget: int
+    tree: GrowingTree, files: dict[str, int], folder: str, dice: Generator, round_number: int, budget: int
 ) -> list[str]:
     """New files come, and old ones of about the same size go."""
     leaving: list[str] = []

@@ -139,6 +139,8 @@ class LabOptions(Spec):
     snapshot_delay_s: float = 0.01
     deleted_snapshot_lingers_s: float = 0.0
     """A deleted snapshot stays visible for this long."""
+    deleted_snapshot_state: Literal["DELETE_PENDING", "COMPLETE"] = "DELETE_PENDING"
+    """What it says of itself meanwhile."""
     scsi_slots: int = 256
     purge_tasks_over: int = 300
 
@@ -148,8 +150,14 @@ class LabOptions(Spec):
     """Where a body that breaks the rule above fails."""
     snapshot_shows_context: bool = True
     """status.execution_context of a vm_snapshot."""
-    repeated_uuid: Literal["accept", "conflict"] = "accept"
-    """POST with a metadata.uuid or v2 uuid that exists already."""
+    repeated_uuid: Literal["accept", "conflict", "refuse"] = "accept"
+    """POST with a metadata.uuid or v2 uuid that exists already: 202, 409 or 422. v2 knows no 409."""
+    missing_vm_status: Literal[404, 500] = 404
+    """v2's answer for a VM that is not there."""
+    stale_session: Literal["401", "login-page"] = "401"
+    """What a cookie that has expired gets: 401, or the log-in page of a browser with 403."""
+    v3_lag_s: float = 0.0
+    """For so long v3 goes on showing a VM as it was before a disk came or went, or before it was deleted."""
     detach_missing: Literal["succeed", "fail"] = "fail"
     missing_base_status: Literal[400, 404] = 404
     list_grown_tail: bool = True

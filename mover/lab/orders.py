@@ -67,6 +67,7 @@ class Orders:
 
     async def _attach(self, args: dict[str, Any]) -> None:
         vm = self._vm(args["vm"])
+        self._cluster.remember(vm)
         for wish in args["wishes"]:
             await self.make_disk(vm, DiskWish.model_validate(wish), hot=True)
         self._cluster.touch(vm)
@@ -167,6 +168,7 @@ class Orders:
     async def _detach(self, args: dict[str, Any]) -> None:
         """vmdisk_uuid wins over path, path over slot. The disk is deleted with all its bytes."""
         vm = self._vm(args["vm"])
+        self._cluster.remember(vm)
         for address in args["addresses"]:
             disk = _addressed(self._cluster, vm, address)
             if disk is not None:
@@ -248,6 +250,7 @@ class Orders:
         vm = self._cluster.state.vms.get(args["vm"])
         if vm is None:
             return
+        self._cluster.remember(vm)
         for disk in list(vm.disks):
             await self.delete_disk(vm, disk)
         del self._cluster.state.vms[vm.uuid]

@@ -77,7 +77,15 @@ class PrismV2:
         return self._page(call, [self._shown(call, vm) for vm in found])
 
     async def _vm(self, call: Call) -> Answer:
-        return Answer(self._shown(call, self._cluster.vm(call.params["uuid"])))
+        return Answer(self._shown(call, self._record(call)))
+
+    def _record(self, call: Call) -> VmRecord:
+        """The VM of the path. Raises Refusal 404, or 500 where the lab is made so."""
+        try:
+            return self._cluster.vm(call.params["uuid"])
+        except Refusal as refusal:
+            status = self._cluster.options.missing_vm_status
+            raise Refusal(status, refusal.reason, refusal.message, code=refusal.code) from None
 
     def _shown(self, call: Call, vm: VmRecord) -> Json:
         disks = call.flag("include_vm_disk_config", "include_vmdisk_config")
@@ -87,7 +95,7 @@ class PrismV2:
         """Idempotent by uuid."""
         cluster, body = self._cluster, call.body
         uuid = body.get("uuid", cluster.clock.new_uuid()).lower()
-        if uuid in cluster.state.vms and cluster.options.repeated_uuid == "conflict":
+        if uuid in cluster.state.vms and cluster.options.repeated_uuid != "accept":
             raise Refusal(422, "ENTITY_ALREADY_EXISTS", f"VM {uuid} exists already")
         vm, _ = intents.vm_of_v2(cluster, body, VmRecord(uuid=uuid, name=body["name"]))
         vm.nics = intents.nics_of_v2(cluster, body)
@@ -99,7 +107,7 @@ class PrismV2:
         )
 
     async def _update_vm(self, call: Call) -> Answer:
-        vm = self._cluster.vm(call.params["uuid"])
+        vm = self._record(call)
         self._cluster.check_timestamp(vm, call.body.get("vm_logical_timestamp"))
         wanted, members = intents.vm_of_v2(self._cluster, call.body, vm)
         args = {"vm": wanted.model_dump(), "members": members}
@@ -121,13 +129,13 @@ class PrismV2:
         return self._started(task)
 
     async def _power(self, call: Call) -> Answer:
-        vm = self._cluster.vm(call.params["uuid"])
+        vm = self._record(call)
         self._cluster.check_timestamp(vm, call.body.get("vm_logical_timestamp"))
         is_on = call.body["transition"].upper() not in _OFF
         return self._started(self._on_vm(call, "VmSetPowerState", "power", vm, is_on=is_on))
 
     async def _nics(self, call: Call) -> Answer:
-        nics = render_v2.nics(self._cluster.vm(call.params["uuid"]))
+        nics = render_v2.nics(self._record(call))
         return Answer(render_v2.collection(nics, total=len(nics)))
 
     # --- disks ------------------------------------------------------------------------------
@@ -146,12 +154,12 @@ class PrismV2:
         return self._started(task)
 
     async def _detach(self, call: Call) -> Answer:
-        vm = self._cluster.vm(call.params["uuid"])
+        vm = self._record(call)
         addresses = [item["disk_address"] for item in call.body["vm_disks"]]
         return self._started(self._on_vm(call, "VmDiskDelete", "detach", vm, addresses=addresses))
 
     async def _resize(self, call: Call) -> Answer:
-        vm = self._cluster.vm(call.params["uuid"])
+        vm = self._record(call)
         item = call.body["vm_disks"][0] if call.body["vm_disks"] else {}
         size_bytes = item.get("vm_disk_create", {}).get("size")
         if size_bytes is None:

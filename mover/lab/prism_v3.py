@@ -51,13 +51,14 @@ class PrismV3:
     # --- VMs ------------------------------------------------------------------------------
 
     async def _vms(self, call: Call) -> Answer:
-        found = [vm for vm in self._cluster.vms(call.side) if _passes(call.body.get("filter", ""), vm)]
+        found = [vm for vm in self._cluster.vms_by_v3(call.side) if _passes(call.body.get("filter", ""), vm)]
         if call.body.get("sort_attribute") == "name":
             found.sort(key=lambda vm: vm.name, reverse=call.body.get("sort_order") == "DESCENDING")
         return page(self._cluster, call, "vm", [render_v3.vm(self._cluster, vm, call.side) for vm in found])
 
     async def _vm(self, call: Call) -> Answer:
-        return Answer(render_v3.vm(self._cluster, self._cluster.vm(call.params["uuid"], call.side), call.side))
+        vm = self._cluster.as_v3_shows(self._cluster.vm(call.params["uuid"], call.side))
+        return Answer(render_v3.vm(self._cluster, vm, call.side))
 
     def _own_uuid(self, metadata: Json) -> str:
         """metadata.uuid, if it is from idempotence_identifiers. Raises Refusal 422."""
@@ -71,9 +72,10 @@ class PrismV3:
         raise Refusal(422, "INVALID_UUID", f"UUID {uuid} was not made by idempotence_identifiers")
 
     def _is_repeated(self, kind: str, uuid: str, known: Any) -> bool:
-        """Whether it is there already and that is fine. Raises Refusal 409."""
-        if uuid in known and self._cluster.options.repeated_uuid == "conflict":
-            raise Refusal(409, "ENTITY_ALREADY_EXISTS", f"{kind} {uuid} exists already")
+        """Whether it is there already and that is fine. Raises Refusal 409 or 422."""
+        how = self._cluster.options.repeated_uuid
+        if uuid in known and how != "accept":
+            raise Refusal(409 if how == "conflict" else 422, "ENTITY_ALREADY_EXISTS", f"{kind} {uuid} exists already")
         return uuid in known
 
     async def _create_vm(self, call: Call) -> Answer:

@@ -178,7 +178,7 @@ def snapshot(cluster: Cluster, record: SnapshotRecord, *, task_uuid: str | None 
         "resources": {"entity_uuid": record.vm_uuid},
     }
     status: Json = {
-        "state": "DELETE_PENDING" if is_gone(record, cluster.now()) else record.state,
+        "state": cluster.options.deleted_snapshot_state if is_gone(record, cluster.now()) else record.state,
         "name": record.name,
         "snapshot_type": record.made_type,
         "consistency_group_uuid": record.group_uuid,

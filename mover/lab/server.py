@@ -142,6 +142,7 @@ class Lab:
             "devices": self.hotplug.how,
             "disks": self.bank.how,
             "proxy_uuid": self.proxy_uuid,
+            "notes": self.state.notes,
             "vms": {vm.name: vm.uuid for vm in self.state.vms.values() if not vm.is_controller},
         }
 

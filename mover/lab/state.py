@@ -221,6 +221,8 @@ class State(BaseModel):
     idempotence: dict[str, IdempotenceRecord] = Field(default_factory=dict)
     locks: dict[str, LockRecord] = Field(default_factory=dict)
     next_snapshot_number: int = 8144
+    notes: list[str] = Field(default_factory=list)
+    """What this machine could not make as the options wished it."""
 
     def vm_by_name(self, name: str) -> VmRecord:
         """Raises KeyError."""

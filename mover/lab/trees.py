@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mover.errors import LabError
 from mover.lab import loops, tools
@@ -23,15 +23,16 @@ _BLOCK_BYTES = 4096
 class Tree(Protocol):
     """Paths are relative, without a leading slash; folders exist already."""
 
-    @property
-    def can_reshape(self) -> bool:
-        """Whether files can be added, removed and grown."""
-
     def files(self, folder: str) -> dict[str, int]:
         """Path → size in bytes of the files of one folder, sorted; empty when it does not exist."""
 
     def overwrite(self, path: str, pieces: Sequence[tuple[int, bytes]]) -> None:
         """Replace existing bytes: (offset, data), each inside the file, offsets on 4 KiB."""
+
+
+@runtime_checkable
+class GrowingTree(Tree, Protocol):
+    """One whose files can also come, grow and go."""
 
     def add(self, path: str, data: bytes) -> None:
         """A new file."""
@@ -61,8 +62,6 @@ def opened(filesystem: FileSystem, scratch: Path) -> Iterator[Tree]:
 class MountedTree:
     """Files below a mount."""
 
-    can_reshape = True
-
     def __init__(self, top: Path) -> None:
         self._top = top
 
@@ -89,8 +88,6 @@ class MountedTree:
 
 class DebugfsTree:
     """An ext4 in a file, edited without mounting it."""
-
-    can_reshape = True
 
     def __init__(self, filesystem: FileSystem, scratch: Path) -> None:
         self._filesystem = filesystem
@@ -149,8 +146,6 @@ class DebugfsTree:
 class XfsTree:
     """An XFS in a file: existing bytes only, since no tool edits it unmounted."""
 
-    can_reshape = False
-
     def __init__(self, filesystem: FileSystem) -> None:
         self._path = filesystem.path
         said = self._ask("sb 0", "print agblocks")
@@ -179,15 +174,6 @@ class XfsTree:
             if first <= block < first + count:
                 return group * self._group_bytes + (start + block - first) * _BLOCK_BYTES
         raise LabError("xfs_db does not say where a file lies", remedy="Run the lab as root.")
-
-    def add(self, path: str, data: bytes) -> None:
-        raise NotImplementedError
-
-    def append(self, path: str, data: bytes) -> None:
-        raise NotImplementedError
-
-    def remove(self, path: str) -> None:
-        raise NotImplementedError
 
     def _ask(self, *commands: str) -> str:
         options = [part for command in commands for part in ("-c", command)]

@@ -84,6 +84,7 @@ def _greeting(running: Lab, file: Path) -> str:
             f"Control  {running.control_url}/lab    (faults, call log, guests)",
             f"Devices  {facts['devices']}; disks: {facts['disks']}",
             f"VMs      {', '.join(facts['vms'])}",
+            *(f"Note     {note}" for note in facts["notes"]),
             "",
             f"Settings are in {file}. Elsewhere, try:",
             f"  export MOVER_CONFIG={file}",

@@ -198,7 +198,7 @@ def test_missing_programs_make_another_guest_and_say_so(bank: DiskBank, monkeypa
     spec = SPECS["db01"]
     path = bank.create("db", spec.disks[0].size_bytes)
     notes = guests.make(spec, [path], scratch=bank.folder / "scratch")
-    assert notes == ["db01, disk scsi.0: no file system, mkfs.ext4 is missing"]
+    assert notes == ["a database disk: no file system, mkfs.ext4 is missing"]
     assert living.live([path], 1, scratch=bank.folder / "scratch")
     with pytest.raises(LabError, match=r"e2fsck is not installed") as caught:
         tools.run("e2fsck")
@@ -222,5 +222,5 @@ def test_database_without_xfs_is_ext4(bank: DiskBank, monkeypatch: pytest.Monkey
     spec = SPECS["db01"]
     path = bank.create("db", spec.disks[0].size_bytes)
     notes = guests.make(spec, [path], scratch=bank.folder / "scratch")
-    assert notes == ["db01, disk scsi.0: ext4 instead of XFS, mkfs.xfs is missing"]
+    assert notes == ["a database disk: ext4 instead of XFS, mkfs.xfs is missing"]
     assert filesystems.fsck(path)[0]

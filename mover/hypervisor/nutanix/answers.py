@@ -69,6 +69,11 @@ def passing_trouble(answer: Answer) -> str | None:
     return _PASSING.get(status)
 
 
+def is_login_page(answer: Answer) -> bool:
+    """A session that has ended, said as to a browser."""
+    return answer.status == 403 and not answer.is_json
+
+
 def says_missing(said: str) -> bool:
     """These words of Prism's speak of something that does not exist."""
     return any(words in said.lower() for words in _SAYS_MISSING)

@@ -32,6 +32,7 @@ from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.answers import (
     Answer,
     effective_status,
+    is_login_page,
     is_missing_by_500,
     message_of,
     passing_trouble,
@@ -181,7 +182,7 @@ class Session:
                 return self._me
         seen, basic = self._log_ins, not self._cookies
         answer = await self._send(request, basic=basic)
-        if answer.status == 401 and not basic:
+        if (answer.status == 401 or is_login_page(answer)) and not basic:
             PRISM_RETRIES.labels("401").inc()
             await self._log_in(after=seen)
             answer = await self._send(request, basic=True)
