@@ -15,6 +15,7 @@ from typing import TypeVar
 from mover.errors import StorageError
 from mover.storage.durable import Publish, parent_of
 from mover.storage.folder import Folder
+from mover.storage.mounts import list_lag_s, read_mount
 from mover.storage.names import check_name, check_prefix, octets
 from mover.storage.problems import folder_gone, store_error
 from mover.storage.protocol import Bytes, ObjectInfo, StoreTraits
@@ -35,7 +36,10 @@ class LocalStore:
 
     def __init__(self, folder: Path, *, threads: int = 32) -> None:
         self.path = folder.absolute()
-        self._traits = StoreTraits(has_create_only=True, list_lag_s=0.0, description=f"folder {self.path}")
+        mount = read_mount(self.path)
+        lag_s = list_lag_s(mount)
+        lagging = f" on {mount.kind}, whose lists may lag by {lag_s:g} s" if mount and lag_s else ""
+        self._traits = StoreTraits(has_create_only=True, list_lag_s=lag_s, description=f"folder {self.path}{lagging}")
         try:
             self._folder = Folder(self.path)
         except (FileNotFoundError, NotADirectoryError):
