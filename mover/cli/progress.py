@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
@@ -145,46 +145,28 @@ def label(vm: str, disk: str | None) -> str:
 
 
 class _Cell(ProgressColumn):
-    """Text of a row at a fixed width, so that nothing jumps."""
+    """Text of a row at a fixed width, so that nothing jumps. words: a row's text."""
 
     max_refresh = None
 
-    def __init__(self, columns: int, *, right: bool = False) -> None:
+    def __init__(self, columns: int, words: Callable[[Task], str], *, right: bool = False) -> None:
         super().__init__()
         self._columns = columns
+        self._words = words
         self._is_right = right
 
-    def words(self, task: Task) -> str:
-        raise NotImplementedError
-
     def render(self, task: Task) -> Text:
-        text = self.words(task)[: self._columns]
+        text = self._words(task)[: self._columns]
         return Text(text.rjust(self._columns) if self._is_right else text.ljust(self._columns), no_wrap=True)
 
 
-class _Name(_Cell):
-    def words(self, task: Task) -> str:
-        return task.description
+def _amount(task: Task) -> str:
+    return f"{format_size(task.completed)}/{format_size(task.total)}" if task.total else ""
 
 
-class _Phase(_Cell):
-    def words(self, task: Task) -> str:
-        return str(task.fields.get("phase", ""))
-
-
-class _Amount(_Cell):
-    def words(self, task: Task) -> str:
-        return f"{format_size(task.completed)}/{format_size(task.total)}" if task.total else ""
-
-
-class _Rate(_Cell):
-    def words(self, task: Task) -> str:
-        return str(task.fields.get("pace", ("", ""))[0])
-
-
-class _Left(_Cell):
-    def words(self, task: Task) -> str:
-        return str(task.fields.get("pace", ("", ""))[1])
+def _paced(part: int) -> Callable[[Task], str]:
+    """Of what ``_pace_words`` gave: 0 the rate, 1 the time left."""
+    return lambda task: str(task.fields.get("pace", ("", ""))[part])
 
 
 class _Bar(ProgressColumn):
@@ -211,12 +193,12 @@ def watching(console: RichConsole, *, quiet: bool, clock: Clock | None = None) -
 def make_display(console: RichConsole) -> Progress:
     """Rows of 79 columns; it vanishes at its end, since an answer follows."""
     return Progress(
-        _Name(_NAME_COLUMNS),
-        _Phase(8),
+        _Cell(_NAME_COLUMNS, lambda task: task.description),
+        _Cell(8, lambda task: str(task.fields.get("phase", ""))),
         _Bar(),
-        _Amount(17, right=True),
-        _Rate(9, right=True),
-        _Left(12),
+        _Cell(17, _amount, right=True),
+        _Cell(9, _paced(0), right=True),
+        _Cell(12, _paced(1)),
         console=console,
         refresh_per_second=4,
         transient=True,

@@ -50,9 +50,14 @@ def disks_table(reports: Sequence[Values]) -> Table:
                 *(format_size(disk[key]) for key in ("bytes_read", "bytes_new", "bytes_stored")),
                 format_duration(sum(disk["seconds"].values())),
                 format_rate(disk["rate"]) if disk["rate"] else "",
-                f"{disk['changed_ratio']:.1%}",
+                _changed(disk, ".1%"),
             )
     return table
+
+
+def _changed(disk: Values, form: str) -> str:
+    """Share of an incremental; a full compared nothing with a former point."""
+    return format(disk["changed_ratio"], form) if disk["mode"] == "incremental" else ""
 
 
 def backup_notes(reports: Sequence[Values]) -> RenderableType:
@@ -184,7 +189,7 @@ def demo_table(rows: Sequence[Values]) -> Table:
             *(f"{row[key] / MIB:.0f}" for key in ("size_bytes", "bytes_read", "bytes_new", "bytes_stored")),
             *(f"{value:.1f}" for value in (before, during, sum(seconds.values()) - before - during)),
             f"{row['rate'] / 1e6:.0f}",
-            f"{row['changed_ratio']:.0%}",
+            _changed(row, ".0%"),
             Text("yes", "green") if row["verified"] else Text("NO", "bold red"),
         )
     return table

@@ -16,6 +16,7 @@ from mover.cli.progress import watching
 from mover.cli.run import Session
 from mover.cli.tables import demo_table, vms_table
 from mover.clock import Clock, SystemClock
+from mover.config import Settings
 from mover.errors import Damaged
 from mover.lab import filesystems
 from mover.lab.server import Lab
@@ -80,9 +81,11 @@ async def _in_folder(session: Session, folder: Path, clock: Clock) -> None:
     console.remark("A lab is made: a Prism Element over HTTPS, a Proxy VM, three guests with real files …", "bold")
     async with await Lab.start(folder / "lab", options=options("demo")) as lab:
         file = write_settings(lab, folder / "lab")
-        settings = load(file, flags={"node.check_guard": False})
+        settings = read_settings(file)
         facts = lab.describe()
         console.remark(f"   {lab.element_url}; {facts['devices']}; {facts['disks']}")
+        for note in facts["notes"]:
+            console.remark(f"   note: {note}", "yellow")
         async with stores.store(settings, clock, create=True) as store:
             passphrase = settings.repository.passphrase.get_secret_value()
             repository_id = await Repository.init(store, passphrase=passphrase, clock=clock)
@@ -92,6 +95,11 @@ async def _in_folder(session: Session, folder: Path, clock: Clock) -> None:
                 tour = _Tour(session, lab, executor, folder, clock)
                 await _play(tour)
     _close(tour, file, clock.monotonic() - began)
+
+
+def read_settings(file: Path) -> Settings:
+    """The lab's. Of this machine's environment nothing: it may name a real cluster and a real repository."""
+    return load(file, environment={}, flags={"node.check_guard": False})
 
 
 async def _play(tour: _Tour) -> None:
