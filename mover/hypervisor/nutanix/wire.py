@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp.connector import Connection
 
 from mover.clock import stopwatch
 from mover.errors import CertificateRejected, HypervisorError, HypervisorUnreachable
@@ -83,9 +84,8 @@ class Wire:
     def __init__(self, address: PrismAddress, trust: Trust, *, max_calls: int) -> None:
         self.address = address
         self._trust = trust
-        self._pool = _client(aiohttp.TCPConnector(ssl=trust, limit=max_calls))
-        self._fresh = _client(aiohttp.TCPConnector(ssl=trust, limit=max_calls, force_close=True))
-        self._certificate = b""
+        self._pool = _client(_Connector(address, ssl=trust, limit=max_calls))
+        self._fresh = _client(_Connector(address, ssl=trust, limit=max_calls, force_close=True))
 
     async def exchange(self, request: Request, headers: Mapping[str, str]) -> tuple[Answer, dict[str, str]]:
         """Send once. Returns the answer and the cookies that it set ("" = forget).
@@ -105,7 +105,6 @@ class Wire:
                 timeout=aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=_CONNECT_TIMEOUT_S),
                 allow_redirects=False,
             ) as response:
-                self._look_at_certificate(response)
                 parsed, is_json = read_body(await _read(response))
                 status = f"{response.status // 100}xx"
                 cookies = {name: morsel.value for name, morsel in response.cookies.items()}
@@ -123,15 +122,6 @@ class Wire:
     async def close(self) -> None:
         await self._pool.close()
         await self._fresh.close()
-
-    def _look_at_certificate(self, response: aiohttp.ClientResponse) -> None:
-        """Known from the handshake; None where the answer is over and its connection given back already."""
-        transport = response.connection.transport if response.connection else None
-        tls = transport.get_extra_info("ssl_object") if transport else None
-        shown = tls.getpeercert(binary_form=True) if tls else None
-        if shown and shown != self._certificate:
-            self._certificate = shown
-            note_certificate(self.address, shown)
 
     def _wrong_pin(self, error: aiohttp.ServerFingerprintMismatch) -> CertificateRejected:
         got = written_fingerprint(error.got)
@@ -153,6 +143,24 @@ class Wire:
             reason=reason,
         )
         return ExchangeFailed(unreachable, reason=reason, effect=effect)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Looks at the certificate of each connection that it gives out: an answer may have let go of it already."""
+
+    def __init__(self, address: PrismAddress, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._address = address
+        self._seen = b""
+
+    async def connect(self, *arguments: Any, **named: Any) -> Connection:
+        connection = await super().connect(*arguments, **named)
+        tls = connection.transport.get_extra_info("ssl_object") if connection.transport else None
+        shown = tls.getpeercert(binary_form=True) if tls else None
+        if shown and shown != self._seen:
+            self._seen = shown
+            note_certificate(self._address, shown)
+        return connection
 
 
 def _classified(error: BaseException) -> tuple[str, Effect, str]:
