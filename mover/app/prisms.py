@@ -12,7 +12,7 @@ from mover.device.container import inspect_place
 from mover.device.rights import NodeFinding
 from mover.device.smbios import own_identity
 from mover.errors import CertificateRejected, ConfigError
-from mover.hypervisor.nutanix.ahv import Ahv
+from mover.hypervisor.nutanix.ahv import Ahv, connect
 from mover.hypervisor.protocol import Hypervisor
 from mover.model.machine import Vm
 from mover.storage.address import FolderAddress, parse_address
@@ -28,14 +28,14 @@ async def prism(settings: Settings, clock: Clock) -> AsyncIterator[Ahv]:
             raise ConfigError(
                 f"prism.{name} is not set", remedy=f"Write it to mover.yaml, or set MOVER_PRISM__{name.upper()}."
             )
-    hypervisor = Ahv(settings.prism, clock=clock, state_dir=settings.state_dir)
     try:
-        await hypervisor.about()
-        yield hypervisor
+        hypervisor = await connect(settings.prism, clock=clock, state_dir=settings.state_dir)
     except CertificateRejected:
         # The refused TLS connection says goodbye in its own time; a loop that closes at once logs that as an error.
         await clock.sleep(_GOODBYE_S)
         raise
+    try:
+        yield hypervisor
     finally:
         await hypervisor.close()
 

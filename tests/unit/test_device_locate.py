@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -14,61 +13,11 @@ from pathlib import Path
 import pytest
 
 from mover.clock import FakeClock
-from mover.config import NodeSettings
-from mover.device.direct import DirectDevice, measure, open_direct
-from mover.device.locate import Locator, census, locate, prove_empty, release
+from mover.device.direct import measure, open_direct
+from mover.device.locate import Locator, locate, release
 from mover.errors import DeviceAbsent, DeviceBusy, DeviceRefused, MoverError
-from mover.metrics import REGISTRY
-from mover.model.machine import Attachment, Slot
+from tests.support.devicebench import OTHER, OURS, SIZE, Bench, attachment, digest, first_bytes
 from tests.support.fakekernel import FakeKernel
-
-OURS = "7c174117-320b-480f-ac05-b0f622127511"
-OTHER = "b29f577f-1354-4c4a-ae12-f3809dea44cf"
-SIZE = 1 << 20
-
-
-class Bench:
-    """A fake kernel, its disks, and the question that every test asks."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.kernel = FakeKernel(folder / "root")
-        self.clock = FakeClock()
-        self.settings = NodeSettings(device_root=folder / "root", allow_regular_files=True)
-
-    def disk(self, name: str, *, size_bytes: int = SIZE, empty: bool = False) -> Path:
-        path = self.folder / f"{name}.raw"
-        path.write_bytes(bytes(size_bytes) if empty else (name.encode() * size_bytes)[:size_bytes])
-        return path
-
-    def plug(self, name: str = "sdb", vmdisk_uuid: str = OURS, **how) -> Path:
-        path = self.disk(name)
-        self.kernel.plug(path, name=name, vmdisk_uuid=vmdisk_uuid, **how)
-        return path
-
-    async def locate(self, *, writable: bool = False, before=None, **changes) -> DirectDevice:
-        settings = self.settings.model_copy(update=changes)
-        return await locate(attachment(), settings=settings, clock=self.clock, writable=writable, before=before)
-
-    async def refusal(self, kind: type[MoverError], **how) -> MoverError:
-        with pytest.raises(kind) as caught:
-            (await self.locate(**how)).close()
-        assert caught.value.remedy
-        return caught.value
-
-
-def attachment(vmdisk_uuid: str = OURS, size_bytes: int = SIZE) -> Attachment:
-    return Attachment("proxy", Slot("scsi", 3), vmdisk_uuid, "device", size_bytes)
-
-
-def first_bytes(device: DirectDevice) -> bytes:
-    with mmap(-1, 4096) as page, memoryview(page) as view:
-        device.read_into(view, 0)
-        return bytes(view[:8])
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -379,104 +328,3 @@ async def test_a_cancelled_search_leaves_nothing_open(bench: Bench):
     locator._threads.shutdown(wait=True)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
-
-
-# --- targets ------------------------------------------------------------------------
-
-
-async def test_a_target_that_holds_data_is_refused_and_closed(bench: Bench):
-    path = bench.plug()
-    before = digest(path)
-    assert (await bench.refusal(DeviceRefused, writable=True)).facts["reason"] == "not-empty"
-    assert digest(path) == before
-    (await bench.locate()).close()
-
-
-@pytest.mark.parametrize("offset", [0, SIZE - 1, SIZE - 65536])
-def test_both_ends_are_always_looked_at(tmp_path: Path, offset: int):
-    path = tmp_path / "target"
-    content = bytearray(SIZE)
-    content[offset] = 1
-    path.write_bytes(content)
-    with DirectDevice.open_source(path) as device, pytest.raises(DeviceRefused, match="holds data"):
-        prove_empty(device, FakeClock().random(), samples=0)
-
-
-@pytest.mark.parametrize("size", [0, 1, 511, 4096, 65536 + 512, SIZE + 4097])
-def test_an_empty_target_of_any_size_is_proven(tmp_path: Path, size: int):
-    path = tmp_path / "target"
-    path.write_bytes(bytes(size))
-    with DirectDevice.open_source(path) as device:
-        prove_empty(device, FakeClock().random())
-        assert device.size_bytes == size
-
-
-# --- the relaxed mode ---------------------------------------------------------------
-
-
-async def test_without_a_serial_nothing_is_taken_by_default(bench: Bench):
-    before = census(bench.kernel.root)
-    bench.plug(serial="")
-    await bench.refusal(DeviceAbsent, before=before)
-
-
-async def test_one_new_disk_in_the_right_slot_is_taken_where_the_operator_said_so(bench: Bench):
-    bench.plug("sda", OTHER)
-    before = census(bench.kernel.root)
-    bench.plug(serial="", target=3)
-    with await bench.locate(before=before, trust_slot=True) as device:
-        assert first_bytes(device) == b"sdbsdbsd"
-
-
-async def test_the_relaxed_mode_needs_to_know_what_was_there_before(bench: Bench):
-    bench.plug(serial="", target=3)
-    await bench.refusal(DeviceAbsent, trust_slot=True)
-
-
-async def test_of_two_new_disks_none_is_taken(bench: Bench):
-    before = census(bench.kernel.root)
-    bench.plug("sdb", serial="", target=3)
-    bench.plug("sdc", serial="", target=3)
-    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "slot"
-
-
-async def test_a_new_disk_that_we_read_already_is_not_the_other_one(bench: Bench):
-    locator = Locator(bench.settings.model_copy(update={"trust_slot": True}), bench.clock)
-    before = locator.census()
-    bench.plug("sdb", OTHER, target=2)
-    first = await locator.locate(attachment(OTHER), writable=False, before=before)
-    bench.plug("sdc", serial="", target=3)
-    second = await locator.locate(attachment(), writable=False, before=before)
-    assert first_bytes(second) == b"sdcsdcsd"
-    first.close()
-    second.close()
-    locator.close()
-
-
-async def test_a_new_disk_in_another_slot_is_refused(bench: Bench):
-    before = census(bench.kernel.root)
-    bench.plug(serial="", target=4)
-    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "slot"
-
-
-async def test_a_new_disk_that_says_it_is_another_is_refused(bench: Bench):
-    before = census(bench.kernel.root)
-    bench.plug("sdb", OTHER, target=3)
-    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "contradiction"
-
-
-async def test_a_new_disk_of_another_size_is_refused(bench: Bench):
-    before = census(bench.kernel.root)
-    bench.plug(serial="", target=3, size_bytes=SIZE * 2)
-    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "size"
-
-
-async def test_refusals_are_counted_by_reason(bench: Bench):
-    def count() -> float:
-        return REGISTRY.get_sample_value("mover_device_refused_total", {"reason": "size"}) or 0.0
-
-    before = count()
-    bench.plug(size_bytes=512)
-    await bench.refusal(DeviceRefused)
-    assert count() == before + 1
-    assert not (bench.kernel.root / "sys/block/sdb/device/delete").read_text()

@@ -1,0 +1,120 @@
+"""Targets must be proven empty; and what the relaxed mode, by slot alone, takes and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mover.clock import FakeClock
+from mover.device.direct import DirectDevice
+from mover.device.locate import Locator, census, prove_empty
+from mover.errors import DeviceAbsent, DeviceRefused
+from mover.metrics import REGISTRY
+from tests.support.devicebench import OTHER, SIZE, Bench, attachment, digest, first_bytes
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+# --- targets ------------------------------------------------------------------------
+
+
+async def test_a_target_that_holds_data_is_refused_and_closed(bench: Bench):
+    path = bench.plug()
+    before = digest(path)
+    assert (await bench.refusal(DeviceRefused, writable=True)).facts["reason"] == "not-empty"
+    assert digest(path) == before
+    (await bench.locate()).close()
+
+
+@pytest.mark.parametrize("offset", [0, SIZE - 1, SIZE - 65536])
+def test_both_ends_are_always_looked_at(tmp_path: Path, offset: int):
+    path = tmp_path / "target"
+    content = bytearray(SIZE)
+    content[offset] = 1
+    path.write_bytes(content)
+    with DirectDevice.open_source(path) as device, pytest.raises(DeviceRefused, match="holds data"):
+        prove_empty(device, FakeClock().random(), samples=0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 4096, 65536 + 512, SIZE + 4097])
+def test_an_empty_target_of_any_size_is_proven(tmp_path: Path, size: int):
+    path = tmp_path / "target"
+    path.write_bytes(bytes(size))
+    with DirectDevice.open_source(path) as device:
+        prove_empty(device, FakeClock().random())
+        assert device.size_bytes == size
+
+
+# --- the relaxed mode ---------------------------------------------------------------
+
+
+async def test_without_a_serial_nothing_is_taken_by_default(bench: Bench):
+    before = census(bench.kernel.root)
+    bench.plug(serial="")
+    await bench.refusal(DeviceAbsent, before=before)
+
+
+async def test_one_new_disk_in_the_right_slot_is_taken_where_the_operator_said_so(bench: Bench):
+    bench.plug("sda", OTHER)
+    before = census(bench.kernel.root)
+    bench.plug(serial="", target=3)
+    with await bench.locate(before=before, trust_slot=True) as device:
+        assert first_bytes(device) == b"sdbsdbsd"
+
+
+async def test_the_relaxed_mode_needs_to_know_what_was_there_before(bench: Bench):
+    bench.plug(serial="", target=3)
+    await bench.refusal(DeviceAbsent, trust_slot=True)
+
+
+async def test_of_two_new_disks_none_is_taken(bench: Bench):
+    before = census(bench.kernel.root)
+    bench.plug("sdb", serial="", target=3)
+    bench.plug("sdc", serial="", target=3)
+    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "slot"
+
+
+async def test_a_new_disk_that_we_read_already_is_not_the_other_one(bench: Bench):
+    locator = Locator(bench.settings.model_copy(update={"trust_slot": True}), bench.clock)
+    before = locator.census()
+    bench.plug("sdb", OTHER, target=2)
+    first = await locator.locate(attachment(OTHER), writable=False, before=before)
+    bench.plug("sdc", serial="", target=3)
+    second = await locator.locate(attachment(), writable=False, before=before)
+    assert first_bytes(second) == b"sdcsdcsd"
+    first.close()
+    second.close()
+    locator.close()
+
+
+async def test_a_new_disk_in_another_slot_is_refused(bench: Bench):
+    before = census(bench.kernel.root)
+    bench.plug(serial="", target=4)
+    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "slot"
+
+
+async def test_a_new_disk_that_says_it_is_another_is_refused(bench: Bench):
+    before = census(bench.kernel.root)
+    bench.plug("sdb", OTHER, target=3)
+    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "contradiction"
+
+
+async def test_a_new_disk_of_another_size_is_refused(bench: Bench):
+    before = census(bench.kernel.root)
+    bench.plug(serial="", target=3, size_bytes=SIZE * 2)
+    assert (await bench.refusal(DeviceRefused, before=before, trust_slot=True)).facts["reason"] == "size"
+
+
+async def test_refusals_are_counted_by_reason(bench: Bench):
+    def count() -> float:
+        return REGISTRY.get_sample_value("mover_device_refused_total", {"reason": "size"}) or 0.0
+
+    before = count()
+    bench.plug(size_bytes=512)
+    await bench.refusal(DeviceRefused)
+    assert count() == before + 1
+    assert not (bench.kernel.root / "sys/block/sdb/device/delete").read_text()
