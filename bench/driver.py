@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from bench.measure import MIB, MemoryWatch, Run, folder_bytes
+from bench.measure import MIB, MemoryWatch, Run, ended_with_us, folder_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,8 +57,11 @@ class Ours:
         command = [sys.executable, "-m", "bench.ours", json.dumps(self._common | request)]
         started = perf_counter()
         with (
-            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+            subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+            ) as process,
             MemoryWatch(process.pid) as memory,
+            ended_with_us(process),
         ):
             assert process.stdin is not None
             assert process.stdout is not None

@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -83,6 +84,10 @@ def said_in_words() -> Iterator[None]:
         _end("Stopped before the end: nothing was written.", 130)
     except MoverError as error:
         _end(f"{error.message}\n{error.remedy}", error.exit_code)
+    except subprocess.CalledProcessError as error:
+        words_of_it = (error.stderr or "").strip().splitlines()[-3:]
+        shown = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd))
+        _end("\n".join([f"This failed with exit code {error.returncode}: {shown}", *words_of_it]), 1)
     except OSError as error:
         _end_by(error)
     except BaseExceptionGroup as group:
@@ -137,17 +142,22 @@ def work_folder(folder: Path | None, need_bytes: int) -> Iterator[Path]:
     place = folder or Path(tempfile.gettempdir())
     try:
         place.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(place).free
         made = tempfile.TemporaryDirectory(prefix="mover-bench-", dir=place, ignore_cleanup_errors=True)
     except OSError as error:
         raise UsageError(f"{place} cannot be used: {error.strerror}", remedy="Name another --folder.") from None
     with made as name:
-        if free < need_bytes + _ROOM:
-            raise SpaceShort(
-                f"{place} has {format_size(free)} free, this needs {format_size(need_bytes + _ROOM)}",
-                remedy="Name another --folder, or smaller sizes.",
-            )
+        check_room(place, need_bytes)
         yield Path(name)
+
+
+def check_room(place: Path, need_bytes: int) -> None:
+    """Before anything is written. Raises SpaceShort."""
+    free = shutil.disk_usage(place).free
+    if free < need_bytes + _ROOM:
+        raise SpaceShort(
+            f"{place} has {format_size(free)} free, this needs {format_size(need_bytes + _ROOM)}",
+            remedy="Name another --folder, or smaller sizes.",
+        )
 
 
 class Spent:

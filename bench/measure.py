@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,8 +86,9 @@ def shell(command: str, *, who: str, what: str, round_: int, env: Mapping[str, s
         env={**os.environ, **(env or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        process_group=0,
     )
-    with MemoryWatch(process.pid) as memory:
+    with MemoryWatch(process.pid) as memory, ended_with_us(process):
         _, said = process.communicate()
     wall = time.perf_counter() - started
     if process.returncode:
@@ -93,6 +96,18 @@ def shell(command: str, *, who: str, what: str, round_: int, env: Mapping[str, s
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Run(who, what, round_, wall, cpu, memory.peak_bytes / MIB)
+
+
+@contextmanager
+def ended_with_us(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Whatever stops us stops the process and those that it started in its group: nobody keeps a device."""
+    try:
+        yield
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def folder_bytes(path: Path) -> int:

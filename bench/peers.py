@@ -1,4 +1,4 @@
-"""The same work by others, as their users would run it: restic, borg, benji, ``zstd | dd``.
+"""The same work by others, as their users would run it: restic, borg, benji, ``zstd | dd``, qemu-img.
 
 Each operation is one command line; the caller evicts caches before and measures. Versions are
 recorded. Nothing is installed unless asked for.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 BORG = "borgbackup==1.4.*"
 BORG_BUILDS_WITH = (
@@ -38,43 +39,34 @@ class Disks:
     hints: Path
 
 
-class Peer:
-    """One peer with its repository. An operation that it has not returns None."""
+class Peer(Protocol):
+    """One peer with its repository: each operation as a command line, None where it has none."""
 
-    name = ""
+    name: str
+    repository: Path
+    env: dict[str, str]
 
-    def __init__(self, tools: Path, folder: Path) -> None:
-        self.tools, self.repository = tools, folder / self.name
-        self.env: dict[str, str] = {}
+    def is_here(self) -> bool: ...
 
-    def is_here(self) -> bool:
-        raise NotImplementedError
+    def version(self) -> str: ...
 
-    def version(self) -> str:
-        raise NotImplementedError
+    def prepare(self) -> str: ...
 
-    def prepare(self) -> str:
-        raise NotImplementedError
+    def full(self, disks: Disks) -> str: ...
 
-    def full(self, disks: Disks) -> str:
-        raise NotImplementedError
+    def again(self, disks: Disks) -> str | None: ...
 
-    def again(self, disks: Disks) -> str | None:
-        raise NotImplementedError
-
-    def incremental(self, disks: Disks) -> str | None:
-        raise NotImplementedError
+    def incremental(self, disks: Disks) -> str | None: ...
 
     def restore(self, target: Path) -> str:
         """The second state onto an empty device."""
-        raise NotImplementedError
 
 
-class Restic(Peer):
+class Restic:
     name = "restic"
 
-    def __init__(self, tools: Path, folder: Path) -> None:
-        super().__init__(tools, folder)
+    def __init__(self, _: Path, folder: Path) -> None:
+        self.repository = folder / self.name
         self.env = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(folder / "restic-cache")}
 
     def is_here(self) -> bool:
@@ -103,13 +95,13 @@ class Restic(Peer):
         return f"restic -q -r {self.repository} dump latest disk.raw | {_write(target)}"
 
 
-class Borg(Peer):
+class Borg:
     """Fixed chunks of 1 MiB, zstd 1, no encryption: the like of ours, less AES."""
 
     name = "borg"
 
     def __init__(self, tools: Path, folder: Path) -> None:
-        super().__init__(tools, folder)
+        self.repository = folder / self.name
         self.borg = tools / "borg" / "bin" / "borg"
         self.env = {
             "BORG_BASE_DIR": str(folder / "borg-base"),
@@ -143,13 +135,14 @@ class Borg(Peer):
         return f"{self.borg} extract --stdout {self.repository}::incremental | {_write(target)}"
 
 
-class Benji(Peer):
+class Benji:
     """With hints: it reads only the changed regions, as we do."""
 
     name = "benji"
 
     def __init__(self, tools: Path, folder: Path) -> None:
-        super().__init__(tools, folder)
+        self.repository = folder / self.name
+        self.env: dict[str, str] = {}
         self.benji = tools / "benji" / "bin" / "benji"
         self.config = folder / "benji.json"
 
@@ -204,14 +197,14 @@ class Benji(Peer):
         return f"{self._call} restore -s -f incremental file:{target}"
 
 
-class ZstdDd(Peer):
+class ZstdDd:
     """No repository at all: the least that any backup must do."""
 
     name = "zstd|dd"
 
-    def __init__(self, tools: Path, folder: Path) -> None:
-        super().__init__(tools, folder)
+    def __init__(self, _: Path, folder: Path) -> None:
         self.repository = folder / "zstd-dd"
+        self.env: dict[str, str] = {}
         self.image = self.repository / "disk.zst"
 
     def is_here(self) -> bool:
@@ -236,14 +229,51 @@ class ZstdDd(Peer):
         return f"zstd -q -d -c {self.image} | {_write(target)} conv=sparse"
 
 
-ALL: tuple[type[Peer], ...] = (Restic, Borg, Benji, ZstdDd)
+class QemuImg:
+    """A compressed qcow2 file: the usual export of a disk. Eight coroutines, zstd, past the page cache."""
+
+    name = "qemu-img"
+
+    def __init__(self, _: Path, folder: Path) -> None:
+        self.repository = folder / self.name
+        self.env: dict[str, str] = {}
+        self.image = self.repository / "disk.qcow2"
+
+    def is_here(self) -> bool:
+        return shutil.which("qemu-img") is not None
+
+    def version(self) -> str:
+        return _first_line("qemu-img --version")
+
+    def prepare(self) -> str:
+        return f"mkdir -p {self.repository}"
+
+    def full(self, disks: Disks) -> str:
+        made = "-f raw -O qcow2 -c -o compression_type=zstd"
+        return f"qemu-img convert -T none -t none -m 8 -W {made} {disks.second} {self.image}"
+
+    def again(self, _: Disks) -> None:
+        return None
+
+    def incremental(self, _: Disks) -> None:
+        return None
+
+    def restore(self, target: Path) -> str:
+        onto = "-n --target-is-zero -f qcow2 -O raw"
+        return f"qemu-img convert -T none -t none -m 8 -W {onto} {self.image} {target}"
+
+
+def everyone(tools: Path, folder: Path) -> list[Peer]:
+    """All peers, installed or not. tools: where ``install`` puts them; folder: for their repositories."""
+    return [kind(tools, folder) for kind in (Restic, Borg, Benji, ZstdDd, QemuImg)]
 
 
 def install(tools: Path) -> list[str]:
-    """Install what is missing: restic by apt (root), borg and benji into environments below ``tools``."""
+    """Install what is missing: restic and qemu-img by apt (root), borg and benji into environments in ``tools``."""
     problems = []
-    if shutil.which("restic") is None:
-        problems += _try("restic", ["apt-get", "install", "-y", "-q", "restic"])
+    for program, package in (("restic", "restic"), ("qemu-img", "qemu-utils")):
+        if shutil.which(program) is None:
+            problems += _try(program, ["apt-get", "install", "-y", "-q", "--no-install-recommends", package])
     if not (tools / "borg" / "bin" / "borg").exists():
         _try("borg", ["apt-get", "install", "-y", "-q", *BORG_BUILDS_WITH])  # without root: as far as it goes
         problems += _environment("borg", tools / "borg", sys.executable, BORG)

@@ -29,8 +29,9 @@ _COLOURS = {
     "dark": ("#5aa9ff", "#ff9b52", "#4fd18b", "#c39bff", "#ff7a93", "#43cfdc", "#e0c040", "#a9b4bf"),
 }
 _MARKS = "osD^vPX*"
-LINES_MAX = 8
-"""More cannot be told apart; the rest stands in the table."""
+LINES_MAX = 4
+"""Of a panel: more are not told apart at a glance."""
+_COLUMNS = 3
 _WIDTH = 8.6
 
 
@@ -72,25 +73,30 @@ def _draw(name: str, same: Sequence[Series], theme: Theme) -> bytes:
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "grid.color": grid,
+        "grid.linewidth": 0.6,
     }
     with mpl.rc_context(style):
-        axis = _axis(same)
-        is_bars = axis is None and not same[0].in_order_of
-        height = max(1.6, 0.34 * len(same) + 1.0) if is_bars else 3.8
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(name, loc="left", fontweight="bold", fontsize=10)
-        axes.grid(visible=True, color=grid, linewidth=0.6)
-        axes.set_axisbelow(True)
-        if same[0].in_order_of:
-            _timeline(axes, same, theme)
-        elif axis is not None:
-            _lines(axes, same, axis, theme)
-        else:
-            _bars(axes, same, theme)
+        figure = _figure(same, theme)
+        figure.suptitle(name, x=0.01, ha="left", fontweight="bold", fontsize=10)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=112, metadata={"Software": None})
     return content.getvalue()
+
+
+def _figure(same: Sequence[Series], theme: Theme) -> Figure:
+    axis = _axis(same)
+    if same[0].in_order_of:
+        figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+        _timeline(figure.add_subplot(), same, theme)
+    elif axis is None:
+        figure = Figure(figsize=(_WIDTH, max(1.5, 0.3 * len(same) + 1.0)), layout="constrained")
+        _bars(figure.add_subplot(), same, theme)
+    else:
+        figure = _panels([series for series in same if axis in series.params], axis, theme)
+    return figure
 
 
 def _axis(same: Sequence[Series]) -> str | None:
@@ -113,19 +119,49 @@ def _label(series: Series, without: set[str]) -> str:
     return words.circumstances({key: given for key, given in series.params.items() if key not in without})
 
 
-def _lines(axes: Axes, same: Sequence[Series], axis: str, theme: Theme) -> None:
-    without = _constant(same) | {axis}
+def _panels(same: Sequence[Series], axis: str, theme: Theme) -> Figure:
+    """Lines over the axis; where they were too many, a panel for each value of the first circumstances."""
+    common = _constant(same) | {axis}
+    split: set[str] = set()
+    for key in (key for key in same[0].params if key not in common):
+        if len({_label(series, common | split) for series in same}) <= LINES_MAX:
+            break
+        split.add(key)
+    titles = list(dict.fromkeys(words.circumstances(_only(series, split)) for series in same))
+    columns = min(_COLUMNS, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(_WIDTH, 3.6 if rows == 1 else 2.4 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes in grid[len(titles) :]:
+        axes.set_axis_off()
+    for axes, title in zip(grid, titles, strict=False):
+        part = [series for series in same if words.circumstances(_only(series, split)) == title]
+        _lines(axes, part, axis, common | split, theme)
+        axes.set_title(title, loc="left", fontsize=9)
+    handles, labels = grid[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside upper right", ncols=4, frameon=False, fontsize=9)
+    said = [
+        words.plain(axis) + (" (ms)" if axis.endswith("_ms") else ""),
+        words.circumstances(_only(same[0], common - {axis})),
+    ]
+    figure.supxlabel("   |   ".join(text for text in said if text), fontsize=9)
+    return figure
+
+
+def _only(series: Series, keys: set[str]) -> dict[str, Param]:
+    return {key: given for key, given in series.params.items() if key in keys}
+
+
+def _lines(axes: Axes, same: Sequence[Series], axis: str, without: set[str], theme: Theme) -> None:
     groups: dict[str, list[Series]] = {}
     for series in same:
-        if axis in series.params:
-            groups.setdefault(_label(series, without), []).append(series)
-    for number, (label, group) in enumerate(list(groups.items())[:LINES_MAX]):
+        groups.setdefault(_label(series, without), []).append(series)
+    for number, (label, group) in enumerate(groups.items()):
         group.sort(key=lambda one: float(one.params[axis]))
-        places = [float(one.params[axis]) for one in group]
-        _points(axes, places, group, label, number, theme)
-    shown = [series for series in same if axis in series.params]
-    _scale(axes, sorted({float(series.params[axis]) for series in shown}), axis)
-    _finish(axes, same, without, extra=len(groups) - LINES_MAX, legend=len(groups) > 1)
+        _points(axes, [float(one.params[axis]) for one in group], group, label, number % len(_MARKS), theme)
+    _scale(axes, sorted({float(series.params[axis]) for series in same}), axis)
+    _upright(axes, same)
 
 
 def _points(
@@ -158,7 +194,6 @@ def _scale(axes: Axes, places: Sequence[float], axis: str) -> None:
     axes.set_xticks(places)
     shown = words.size if axis.endswith("_bytes") else lambda place: f"{place:g}"
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: shown(place)))
-    axes.set_xlabel(words.plain(axis) + (" (ms)" if axis.endswith("_ms") else ""))
 
 
 def _bars(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
@@ -179,7 +214,7 @@ def _bars(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
     axes.xaxis.set_tick_params(labelsize=9)
     axes.set_xlim(left=min(0.0, *medians))
     axes.locator_params(axis="x", nbins=6)
-    _below(axes, same, without)
+    _below(axes, same)
 
 
 def _timeline(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
@@ -190,30 +225,24 @@ def _timeline(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
             places, series.samples, color=_COLOURS[theme][number], linewidth=1.3, label=_label(series, without) or None
         )
     axes.set_xlabel(same[0].in_order_of)
-    _finish(axes, same, without, extra=len(same) - LINES_MAX, legend=len(same) > 1, from_zero=False)
+    if len(same) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    _upright(axes, same, from_zero=False)
+    _below(axes, same)
 
 
-def _finish(
-    axes: Axes, same: Sequence[Series], without: set[str], *, extra: int, legend: bool, from_zero: bool = True
-) -> None:
+def _upright(axes: Axes, same: Sequence[Series], *, from_zero: bool = True) -> None:
+    """The upright axis in words, from zero, with the target as a line."""
     unit = same[0].unit
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: words.value(number, unit)))
-    if from_zero:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if axes.get_ylim()[0] < 0 else 0)
     target = next((series.target for series in same if series.target is not None), None)
     if target is not None:
         axes.axhline(target, linestyle="--", linewidth=1.2, color=axes.xaxis.label.get_color(), label="target")
-    if legend or target is not None:
-        axes.legend(frameon=False, fontsize=9, loc="best")
-    if extra > 0:
-        axes.annotate(
-            f"{extra} more in the table", (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=8
-        )
-    _below(axes, same, without)
+    if from_zero and axes.get_ylim()[0] > 0:
+        axes.set_ylim(bottom=0)
 
 
-def _below(axes: Axes, same: Sequence[Series], without: set[str]) -> None:
+def _below(axes: Axes, same: Sequence[Series]) -> None:
     """What is the same for all stands once, after the axis' name."""
-    common = {key: given for key, given in same[0].params.items() if key in without and key in _constant(same)}
-    texts = [text for text in (axes.get_xlabel(), words.circumstances(common)) if text]
+    texts = [text for text in (axes.get_xlabel(), words.circumstances(_only(same[0], _constant(same)))) if text]
     axes.set_xlabel("   |   ".join(texts), fontsize=9)

@@ -21,8 +21,8 @@ from mover.errors import UsageError
 
 FORMAT = "mover-bench/1"
 Param = str | int | float | bool
-Unit = Literal["B/s", "s", "s/GiB", "us", "bytes", "bytes/h", "share", "count"]
-"""us: microseconds. share: 1 is all of it. s/GiB: CPU seconds."""
+Unit = Literal["B/s", "s", "s/GiB", "us", "bytes", "bytes/h", "share", "ratio", "count"]
+"""us: microseconds. share: 1 is all of it. ratio: so many times. s/GiB: CPU seconds."""
 Better = Literal["higher", "lower", "neither"]
 Key = tuple[str, tuple[tuple[str, Param], ...]]
 

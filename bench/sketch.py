@@ -83,7 +83,7 @@ def compute(run: Bench, *, counts: Sequence[int], levels: Sequence[int], samples
     zeroes = [memoryview(bytes(size))] * blocks
     for level in levels:
         packed = len(ZstdCompressor(level=level).compress(b"".join(full[: min(blocks, 8)])))
-        run.add("zstd.ratio", min(blocks, 8) * size / packed, "count", "neither", level=level)
+        run.add("zstd.ratio", min(blocks, 8) * size / packed, "ratio", "neither", level=level)
     for _ in range(samples):
         for name, params, make in works(full, levels):
             for count in counts:
@@ -91,6 +91,7 @@ def compute(run: Bench, *, counts: Sequence[int], levels: Sequence[int], samples
                 with ThreadPoolExecutor(count) as threads:
                     spent = spread(threads, count, make, given)
                 run.add(f"{name}.rate", spent.rate(blocks * size), "B/s", "higher", **params, threads=count)
+                run.add(f"{name}.cpu", spent.cpu_s_per_gib(blocks * size), "s/GiB", "lower", **params, threads=count)
 
 
 def disk(run: Bench, path: Path | None, folder: Path | None, *, volume: int, samples: int, quick: bool) -> None:

@@ -8,6 +8,7 @@ devices, open sessions in the repository; every restored disk is compared with i
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import subprocess
@@ -40,9 +41,12 @@ from mover.units import GIB, MIB, format_size, parse_size
 
 GROWTH = MIB
 """Bytes an hour that memory may grow."""
-WARM_SHARE = 0.2
-"""Of the rounds, left out of the slope: pools fill, libraries load what they need first."""
-WARM_ROUNDS = 3
+WARM_SHARE = 1 / 3
+"""Of the rounds, left out: pools fill, threads come when they are first needed, and bring their memory."""
+JUDGED_ROUNDS = 200
+"""Fewer say nothing of descriptors and threads: the local index holds up to 64 files before it joins them."""
+SLACK = 2
+"""Descriptors or threads by which the last third may exceed the one before."""
 _MOST_POINTS = 1000
 """For the slope: every pair of points counts."""
 _FULL_EVERY = 10
@@ -71,14 +75,14 @@ class Slope:
 
 
 def slope(seconds: Sequence[float], memory: Sequence[float]) -> Slope | None:
-    """Theil and Sen's, after the warm-up; it forgives single peaks. None for fewer than five points."""
-    start = max(WARM_ROUNDS, int(len(seconds) * WARM_SHARE))
+    """Theil and Sen's, after the warm-up; it forgives single peaks. None for too few rounds."""
+    if len(seconds) < JUDGED_ROUNDS:
+        return None
+    start = int(len(seconds) * WARM_SHARE)
     at, held = np.array(seconds[start:]), np.array(memory[start:], float)
     if len(at) > _MOST_POINTS:
         chosen = np.linspace(0, len(at) - 1, _MOST_POINTS).astype(int)
         at, held = at[chosen], held[chosen]
-    if len(at) < 5:
-        return None
     found = stats.theilslopes(held, at / 3600, alpha=0.95)
     return Slope(float(found.slope), float(found.low_slope), float(found.high_slope))
 
@@ -88,11 +92,11 @@ def broken(states: Sequence[State], growth: Slope | None) -> list[str]:
     found = []
     if growth is not None and growth.low > GROWTH:
         found.append(f"memory grows by at least {format_size(growth.low)} an hour; {format_size(GROWTH)} may be")
-    settled, last = states[min(WARM_ROUNDS, len(states)) - 1], states[-1]
-    for what in ("descriptors", "threads"):
-        former, now = getattr(settled, what), getattr(last, what)
-        if now > former:
-            found.append(f"{now - former} {what} more after the last round than after the warm-up")
+    third, last = len(states) // 3, states[-1]
+    for what in ("descriptors", "threads") if len(states) >= JUDGED_ROUNDS else ():
+        former, now = (max(getattr(state, what) for state in part) for part in (states[third:-third], states[-third:]))
+        if now > former + SLACK:
+            found.append(f"{what} grow: at most {former} in the second third of the rounds, {now} in the last")
     if last.budget:
         found.append(f"{format_size(last.budget)} of the budget were never given back")
     if last.sessions:
@@ -168,8 +172,7 @@ class Soak:
         return State(
             seconds=stopwatch() - self._began,
             memory=memory_bytes(),
-            descriptors=len(os.listdir("/proc/self/fd")),
-            threads=threading.active_count(),
+            **_held(),
             budget=self._budget.used_bytes,
             sessions=len(await repository.leftovers()),
         )
@@ -177,6 +180,17 @@ class Soak:
 
 def _are_alike(source: Path, target: Path) -> bool:
     return subprocess.run(["cmp", "-s", str(source), str(target)], check=False).returncode == 0
+
+
+def _held() -> dict[str, int]:
+    return {"descriptors": len(os.listdir("/proc/self/fd")), "threads": threading.active_count()}
+
+
+def _more(before: dict[str, int]) -> dict[str, int]:
+    """What is held now beyond that; the maps of index files go with the objects that hold them."""
+    gc.collect()
+    now = _held()
+    return {what: now[what] - count for what, count in before.items() if now[what] > count}
 
 
 def loops_below(folder: Path) -> list[str]:
@@ -197,8 +211,9 @@ def _add(run: Bench, soak: Soak, growth: Slope | None) -> None:
         for name, unit in (("memory", "bytes"), ("descriptors", "count"), ("threads", "count")):
             series = run.add(f"soak.{name}", getattr(state, name), unit, "lower")
             series.in_order_of = "round"
+    if len(soak.states) < JUDGED_ROUNDS:
+        run.note(f"too few rounds to judge whether anything grows: it takes {JUDGED_ROUNDS}")
     if growth is None:
-        run.note("too few rounds to judge whether memory grows")
         return
     run.add("soak.growth", growth.median, "bytes/h", "lower").target = GROWTH
     shown = f"{format_size(growth.low)} to {format_size(growth.high)} an hour with 95 %"
@@ -209,7 +224,7 @@ def _add(run: Bench, soak: Soak, growth: Slope | None) -> None:
 
 def main(
     minutes: Annotated[float, typer.Option(min=0.0, help="How long at least.")] = 10.0,
-    rounds: Annotated[int, typer.Option(min=1, help="How many rounds at least.")] = WARM_ROUNDS + 5,
+    rounds: Annotated[int, typer.Option(min=1, help="How many rounds at least.")] = JUDGED_ROUNDS,
     size: Annotated[str, typer.Option(help="Of the disk.")] = "128MiB",
     folder: Folder = None,
     quick: Quick = False,
@@ -222,7 +237,7 @@ def main(
         rounds = 2 if quick else rounds
         if os.geteuid() != 0:
             run.note("not root: the disk is a file with direct I/O, no loop devices come and go")
-        threads = threading.active_count()
+        held = _held()
         with work_folder(folder, size_bytes * 4 + int(minutes * GIB / 8)) as place:
             soak = Soak(place, size_bytes, Settings())
             asyncio.run(soak.run(rounds, minutes * 60, run))
@@ -230,9 +245,7 @@ def main(
         growth = slope([state.seconds for state in soak.states], [state.memory for state in soak.states])
         problems = [*soak.failures, *broken(soak.states, growth)]
         problems += [f"loop devices are left: {', '.join(left)}"] if left else []
-        if threading.active_count() > threads:
-            names = ", ".join(sorted(thread.name for thread in threading.enumerate()))
-            problems.append(f"threads are left: {names}")
+        problems += [f"{count} {what} more than before all of it" for what, count in _more(held).items()]
         _add(run, soak, growth)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         run.note(f"{len(soak.states)} rounds; the highest resident memory was {format_size(peak)}")

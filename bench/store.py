@@ -134,7 +134,7 @@ class Probe:
         """One figure a round: calls of one round share its weather, so they are no samples of their own."""
         for hundredth in HUNDREDTHS:
             value = float(np.percentile(seconds, hundredth))
-            self._run.add(f"store.{what}.latency", value, "s", "lower", **params, hundredth=hundredth)
+            self._run.add(f"store.{what}.latency", value, "s", "lower", **params, at=f"p{hundredth}")
 
     def _forget(self, place: str) -> None:
         """Read from the disk, not from memory: of a folder only; a server keeps what it likes."""

@@ -29,6 +29,8 @@ def value(number: float, unit: Unit) -> str:
             return f"{number:.2f} CPU s/GiB"
         case "share":
             return f"{number:.0%}" if abs(number) >= 0.1 else f"{number:.1%}"
+        case "ratio":
+            return f"{number:.2f} x"
         case "count":
             return f"{number:.4g}"
 
