@@ -6,10 +6,13 @@ usage: python deploy/reference.py [--check]    (make reference; a test runs the 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mover import metrics
 from mover.api.server import ROUTES
@@ -18,6 +21,7 @@ from mover.errors import all_errors
 from mover.units import format_duration, format_size
 
 TARGET = Path(__file__).with_name("REFERENCE.md")
+RULES = TARGET.parent / "prometheus" / "rules"
 HEAD = """# Reference
 
 Written from the code by `make reference`; a test fails when the two differ.
@@ -50,7 +54,11 @@ def pages() -> Iterator[str]:
     yield table(("code", "exit", "meaning"), errors())
     yield "Exit code 70 is a defect of mover itself, 130 an interruption by Ctrl-C.\n"
     yield "## Metrics\n"
-    yield table(("metric", "type", "labels", "meaning"), instruments())
+    yield (
+        "Alerts are those of [deploy/prometheus](prometheus/README.md) whose expression, or a rule recorded for it,\n"
+        "reads the metric. A series that ends, ends at the next scrape: see `serve.series_grace`.\n"
+    )
+    yield table(("metric", "type", "labels", "unit", "meaning", "alerts"), instruments())
     yield "## Routes of `mover serve`\n"
     yield table(("route", "answer"), ((f"`{path}`", text) for path, text in ROUTES.items()))
 
@@ -90,10 +98,79 @@ def errors() -> Iterator[tuple[str, ...]]:
 
 
 def instruments() -> Iterator[tuple[str, ...]]:
+    used = alerts(RULES)
+    for name, kind, labels, meaning in families():
+        named = ", ".join(f"`{alert}`" for alert in sorted(used.get(name, ())))
+        yield f"`{name}`", kind, ", ".join(labels), unit(name), meaning, named
+
+
+def families() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """(name as it is scraped, type, labels, meaning) of every family."""
     for found in vars(metrics).values():
         if hasattr(found, "_labelnames"):
             name = found._name + ("_total" if found._type == "counter" else "")
-            yield f"`{name}`", found._type, ", ".join(found._labelnames), found._documentation
+            yield name, found._type, found._labelnames, found._documentation
+    for family in metrics.PROCESS.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        yield name, family.type, (), family.documentation
+
+
+UNITS = {
+    "timestamp_seconds": "Unix time, s",
+    "bytes_per_second": "bytes/s",
+    "seconds": "s",
+    "bytes": "bytes",
+    "ratio": "share, 0 to 1",
+    "start_time_seconds": "Unix time, s",
+}
+"""How a name ends, but for ``_total`` → its unit. Everything else is a count, or 0 and 1."""
+
+
+def unit(name: str) -> str:
+    plain = name.removesuffix("_total")
+    ends = [end for end in UNITS if plain.endswith(f"_{end}")]
+    return UNITS[max(ends, key=len)] if ends else ""
+
+
+def alerts(folder: Path) -> dict[str, set[str]]:
+    """Metric → the alerts that read it, also through recorded series. Nothing where there are no rules."""
+    rules = [
+        rule
+        for path in sorted(folder.glob("*.yml"))
+        for group in yaml.safe_load(path.read_text("utf-8")).get("groups") or ()
+        for rule in group["rules"]
+    ]
+    reads = {rule["record"]: set[str]() for rule in rules if "record" in rule}
+    for rule in rules:
+        if "record" in rule:
+            reads[rule["record"]] |= words(rule["expr"])
+    used: dict[str, set[str]] = {}
+    for rule in rules:
+        if "alert" in rule:
+            for name in reached(words(rule["expr"]), reads):
+                used.setdefault(family_of(name), set()).add(rule["alert"])
+    return used
+
+
+def reached(names: set[str], reads: dict[str, set[str]]) -> set[str]:
+    """These names, and what recorded ones among them are made from."""
+    found, queue = set[str](), list(names)
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            queue.extend(reads.get(name, ()))
+    return found
+
+
+def words(expression: str) -> set[str]:
+    """What may be the name of a series: not in a string, not after an opening brace or "by"."""
+    plain = re.sub(r'"[^"]*"', "", str(expression))
+    return set(re.findall(r"[a-zA-Z_][a-zA-Z0-9_:]*", plain))
+
+
+def family_of(series: str) -> str:
+    return re.sub(r"_(bucket|sum|count)$", "", series)
 
 
 if __name__ == "__main__":

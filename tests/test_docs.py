@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import yaml
+
 from mover import metrics
 from mover.settings import setting_names
 from tests.support.source import ROOT, modules
@@ -27,6 +29,23 @@ def test_every_instrument_is_fed_somewhere():
     instruments = [name for name, value in vars(metrics).items() if hasattr(value, "_labelnames")]
     assert len(instruments) > 20
     assert [name for name in instruments if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_the_table_of_metrics_names_each_alert_beside_what_it_reads():
+    table = (ROOT / "deploy/REFERENCE.md").read_text("utf-8")
+    rows = {row.split("`")[1]: row for row in table.splitlines() if re.match(r"\| `(mover|process)_", row)}
+    text = (ROOT / "deploy/prometheus/rules/alerts.yml").read_text("utf-8")
+    alerts = {rule["alert"]: rule["expr"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]}
+    wrong = [
+        f"{alert}: {name}"
+        for alert, expression in alerts.items()
+        for name in re.findall(r"\b(?:mover|process)_[a-z0-9_]+\b", expression)
+        if f"`{alert}`" not in rows.get(name, "")
+    ]
+    assert len(alerts) > 15
+    assert wrong == []
+    unknown = set(re.findall(r"`(Mover\w+)`", "\n".join(rows.values()))) - set(alerts)
+    assert unknown == set()
 
 
 def test_documents_name_no_machine_and_no_registry():

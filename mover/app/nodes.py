@@ -60,7 +60,7 @@ async def node(
         opened = await stack.enter_async_context(repository(settings, clock, budget))
         ledger = await Ledger.open(settings.state_dir / "catalog.sqlite", clock=clock)
         stack.push_async_callback(ledger.close)
-        board = Board.of(settings.serve, clock, await stack.enter_async_context(_history(settings, clock)))
+        board = Board.of(settings.serve, clock, await stack.enter_async_context(_history(settings)))
         stack.callback(board.standing.close)
         workers = stack.enter_context(Workers(settings.data, budget))
         devices = Locator(settings.node, clock)
@@ -88,9 +88,9 @@ def _tell(pulse: Pulse, progress: ProgressSink, event: Progress) -> None:
 
 
 @asynccontextmanager
-async def _history(settings: Settings, clock: Clock) -> AsyncIterator[History]:
+async def _history(settings: Settings) -> AsyncIterator[History]:
     """The memory of what befell VMs; no file is opened before something is asked or told."""
-    history = History(settings.state_dir / "catalog.sqlite", clock=clock)
+    history = History(settings.state_dir / "catalog.sqlite")
     try:
         yield history
     finally:
@@ -104,7 +104,7 @@ async def reading_node(
     """What reading a repository needs: no Prism, no catalog, no jobs."""
     clock = clock or SystemClock()
     budget = make_budget(settings)
-    async with repository(settings, clock, budget) as opened, _history(settings, clock) as history:
+    async with repository(settings, clock, budget) as opened, _history(settings) as history:
         with Workers(settings.data, budget) as workers:
             yield ReadingNode(settings, clock, opened, workers, progress, Standing(clock, history))
 

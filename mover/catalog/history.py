@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mover import logs
 from mover.catalog.database import METADATA, open_database
-from mover.clock import Clock
 from mover.errors import MoverError
 
 _LOG = logs.get(__name__)
@@ -60,13 +59,13 @@ _HISTORY = sql.Table(
 class History:
     """The only writer of its table; opens the catalog's file when first needed. Never raises."""
 
-    def __init__(self, path: Path, *, clock: Clock) -> None:
-        self._path, self._clock = path, clock
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._engine: AsyncEngine | None = None
 
-    async def note(self, vm_uuid: str, vm_name: str, what: What, *, subject: str = "") -> None:
-        """It happened now; what was noted of the same before is replaced."""
-        row = {"vm_uuid": vm_uuid, "vm_name": vm_name, "what": what, "subject": subject, "at": self._clock.now()}
+    async def note(self, fact: Fact) -> None:
+        """It happened; what was noted of the same before is replaced."""
+        row = asdict(fact)
         await self._write(sql.insert(_HISTORY).prefix_with("OR REPLACE").values(row))
 
     async def forget(self, vm_uuid: str, what: What, *, subjects: Collection[str] = ("",)) -> None:

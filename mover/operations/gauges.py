@@ -89,19 +89,19 @@ class Standing:
 
     async def failed(self, vm_uuid: str, vm_name: str) -> None:
         """A backup of the VM ended without a point."""
-        self._known(vm_uuid, vm_name).failed_at = self._clock.now()
+        now = self._known(vm_uuid, vm_name).failed_at = self._clock.now()
         self._show()
         if self._history is not None:
-            await self._history.note(vm_uuid, vm_name, What.FAILED)
+            await self._history.note(Fact(vm_uuid, vm_name, What.FAILED, "", now))
 
     async def verified(self, point: RestorePoint) -> None:
         """Every byte that a restore of the point needs is there and whole."""
         vm = self._known(point.vm_uuid, point.vm_name)
-        vm.verified_at = self._clock.now()
+        now = vm.verified_at = self._clock.now()
         vm.damaged.discard(point.id)
         self._show()
         if self._history is not None:
-            await self._history.note(point.vm_uuid, point.vm_name, What.VERIFIED)
+            await self._history.note(Fact(point.vm_uuid, point.vm_name, What.VERIFIED, "", now))
             await self._history.forget(point.vm_uuid, What.DAMAGED, subjects=[point.id])
 
     async def damaged(self, point: RestorePoint) -> None:
@@ -109,7 +109,8 @@ class Standing:
         self._known(point.vm_uuid, point.vm_name).damaged.add(point.id)
         self._show()
         if self._history is not None:
-            await self._history.note(point.vm_uuid, point.vm_name, What.DAMAGED, subject=point.id)
+            now = self._clock.now()
+            await self._history.note(Fact(point.vm_uuid, point.vm_name, What.DAMAGED, point.id, now))
 
     async def recall(self, repository: Repository) -> None:
         """All VMs as the repository and the history have them; those that left both are shown no more.

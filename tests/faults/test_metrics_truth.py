@@ -87,7 +87,7 @@ class Watched:
         """The process is gone; the next one recalls."""
         self.node.board.standing.close()
         await self.close()
-        self._history = History(self.folder / "catalog.sqlite", clock=self.w.clock)
+        self._history = History(self.folder / "catalog.sqlite")
         board = Board.of(self.node.settings.serve, self.w.clock, self._history)
         self.node = dataclasses.replace(self.node, board=board, progress=board.pulse.saw)
         await board.standing.recall(self.node.repository)

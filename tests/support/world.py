@@ -127,7 +127,7 @@ async def world(
     if await store.inner.info("repository.json") is None:
         await Repository.init(store.inner, passphrase=None, clock=clock)
     ledger = await Ledger.open(folder / "catalog.sqlite", clock=clock)
-    history = History(folder / "catalog.sqlite", clock=clock)
+    history = History(folder / "catalog.sqlite")
     budget = Budget(settings.data.budget)
     repository = await Repository.open(
         store,

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from mover.catalog.history import History, What
+from mover.catalog.history import Fact, History, What
 from mover.clock import FakeClock
 from mover.errors import Damaged, StoreUnreachable
 from mover.metrics import REGISTRY
@@ -85,8 +85,8 @@ def clock():
 
 
 @pytest.fixture
-async def history(tmp_path, clock):
-    made = History(tmp_path / "catalog.sqlite", clock=clock)
+async def history(tmp_path):
+    made = History(tmp_path / "catalog.sqlite")
     yield made
     await made.close()
 
@@ -151,7 +151,7 @@ async def test_a_failure_shows_until_a_success_and_over_a_restart(standing, cloc
 
 async def test_a_failure_that_the_history_still_has_is_older_than_the_point(standing, history, clock):
     """Killed between the manifest and the history's line."""
-    await history.note("uuid-of-web", "web", What.FAILED)
+    await history.note(Fact("uuid-of-web", "web", What.FAILED, "", clock.now()))
     await standing.recall(Shelf(point("p1", at=9_995)))
     assert "last_failure" not in told()
 
@@ -237,7 +237,7 @@ async def test_a_point_from_the_future_is_not_believed(standing, clock):
 
 async def test_a_failure_from_the_future_does_not_stay_for_ever(standing, history, clock):
     clock.elapsed = 365 * 86400
-    await history.note("uuid-of-web", "web", What.FAILED)
+    await history.note(Fact("uuid-of-web", "web", What.FAILED, "", clock.now()))
     clock.elapsed = 0
     await standing.recall(Shelf(point("p1")))
     assert told() == STANDS
@@ -259,7 +259,7 @@ async def test_a_list_that_lags_does_not_undo_what_was_just_committed(standing, 
 
 async def test_verified_and_damaged_are_heard_of_from_other_commands(standing, clock, history, tmp_path):
     await standing.recall(Shelf(point("p1"), point("p2", at=2000)))
-    beside = History(tmp_path / "catalog.sqlite", clock=clock)
+    beside = History(tmp_path / "catalog.sqlite")
     command = Standing(FakeClock(start=10_000.0), beside)
     await command.damaged(point("p1")[0])
     await command.verified(point("p2", at=2000)[0])
@@ -296,7 +296,7 @@ async def test_a_base_is_told_as_long_as_its_snapshot_is_there(standing):
 async def test_a_catalog_that_cannot_be_used_costs_memory_and_nothing_else(tmp_path, clock):
     folder = tmp_path / "catalog.sqlite"
     folder.mkdir()
-    history = History(folder, clock=clock)
+    history = History(folder)
     standing = Standing(clock, history)
     await standing.recall(Shelf(point("p1")))
     await standing.failed("uuid-of-web", "web")
@@ -307,14 +307,14 @@ async def test_a_catalog_that_cannot_be_used_costs_memory_and_nothing_else(tmp_p
     await history.close()
 
 
-async def test_a_catalog_of_an_older_version_gets_its_table(tmp_path, clock):
+async def test_a_catalog_of_an_older_version_gets_its_table(tmp_path):
     path = tmp_path / "catalog.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=1")
     connection.close()
-    history = History(path, clock=clock)
-    await history.note("u", "web", What.VERIFIED)
-    await history.note("u", "renamed", What.VERIFIED)
+    history = History(path)
+    await history.note(Fact("u", "web", What.VERIFIED, "", 9_000))
+    await history.note(Fact("u", "renamed", What.VERIFIED, "", 10_000))
     assert [dataclasses.astuple(fact) for fact in await history.all() or ()] == [
         ("u", "renamed", What.VERIFIED, "", 10_000)
     ]
