@@ -71,7 +71,9 @@ def test_each_service_is_confined_bounded_and_watched(name: str):
     assert VARIABLE.match(service["image"]), "an image that .env cannot name"
     if name != "mover":
         assert re.search(r":v?\d+\.\d+\.\d+\}$", service["image"]), "third-party images by version"
-    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert "ports" not in service
+    listens = [*service.get("command", ()), *service.get("environment", {}).values()]
+    assert name == "mover" or any("127.0.0.1" in str(word) for word in listens)
 
 
 def test_every_file_that_is_mounted_exists_or_is_made_by_the_readme():
@@ -90,20 +92,26 @@ def test_the_node_may_open_every_scsi_disk_and_nothing_else():
 def test_settings_and_secrets_are_what_mover_reads(tmp_path: Path):
     for name in SERVICES["mover"]["secrets"]:
         (tmp_path / name).write_text("secret\n")
-    environment = {**SERVICES["mover"]["environment"], "MOVER_SECRETS_DIR": str(tmp_path)}
-    settings = load(FOLDER / "mover.yaml.example", environment=environment)
+    settings = load(FOLDER / "mover.yaml.example", environment={"MOVER_SECRETS_DIR": str(tmp_path)})
     assert settings.prism.password.get_secret_value() == "secret"
     assert settings.repository.passphrase.get_secret_value() == "secret"
-    assert settings.serve.host == "0.0.0.0"
     assert any(mount.endswith(f":{settings.repository.url}") for mount in SERVICES["mover"]["volumes"])
 
 
-def test_prometheus_scrapes_the_node_and_tells_the_alertmanager():
+def test_prometheus_finds_the_node_and_the_alertmanager_on_loopback():
+    assert all(service["network_mode"] == "host" for service in SERVICES.values())
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
     (nodes,) = config["scrape_configs"][0]["file_sd_configs"][0]["files"]
     (managers,) = config["alerting"]["alertmanagers"][0]["file_sd_configs"][0]["files"]
-    assert "./targets:/etc/prometheus/targets:ro" in SERVICES["prometheus"]["volumes"]
-    for path, service, port in ((nodes, "mover", 9464), (managers, "alertmanager", 9093)):
-        (entry,) = yaml.safe_load((FOLDER / path).read_text("utf-8"))
-        assert entry["targets"] == [f"{service}:{port}"]
-        assert service in SERVICES
+    serve = load(FOLDER / "mover.yaml.example", environment={}).serve
+    for path, address in ((nodes, f"{serve.host}:{serve.port}"), (managers, "127.0.0.1:9093")):
+        (entry,) = yaml.safe_load((ROOT / "deploy/prometheus" / path).read_text("utf-8"))
+        assert entry["targets"] == [address]
+    assert "--web.listen-address=127.0.0.1:9093" in SERVICES["alertmanager"]["command"]
+
+
+def test_grafana_finds_prometheus():
+    source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text("utf-8"))
+    variable = source["datasources"][0]["url"].removeprefix("$")
+    address = SERVICES["grafana"]["environment"][variable].removeprefix("http://")
+    assert f"--web.listen-address={address}" in SERVICES["prometheus"]["command"]
