@@ -148,7 +148,7 @@ def _plan_intended_disk(entry: Entry, disks: Collection[Disk], seen: Observed) -
 def _by_hand(identity: str) -> str:
     return (
         "If nobody needs it, detach it in Prism, which deletes it. "
-        f"If somebody does, say so: mover orphans --forget {identity}"
+        f"If somebody does, say so: mover orphans --forget {identity[:8]}"
     )
 
 
@@ -298,7 +298,7 @@ def _strangers(seen: Observed) -> Iterator[Action]:
         reason = (
             f"{snapshot.name} bears our name but is not in the ledger: if no repository uses it as a base, delete it "
             f"(Prism Element's v3 vm_snapshots/{snapshot.uuid}), or let it expire. "
-            f"To have it listed no more: mover orphans --forget {snapshot.uuid}"
+            f"To have it listed no more: mover orphans --forget {snapshot.uuid[:8]}"
         )
         yield Action(Verb.LIST, Kind.SNAPSHOT, reason, identity=snapshot.uuid, vm_uuid=snapshot.vm_uuid, job=job)
 
