@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS ?= 2
 
-.PHONY: install demo test test-long check lock reference tools test-tools bench clean
+.PHONY: install demo test test-long check lock reference tools test-tools bench clean image image-test
 
 install: $(VENV)/.ready tools
 
@@ -18,14 +18,14 @@ demo: $(VENV)/.ready tools
 
 test: $(VENV)/.test-ready test-tools
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) -m "not long"
+	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image"
 
 test-long: $(VENV)/.test-ready test-tools
-	@$(BIN)/pytest -n $(WORKERS) --timeout 3600
+	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image"
 
 check: $(VENV)/.test-ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) -m "not long" tests/test_architecture.py tests/test_docs.py tests/unit
+	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image" tests/test_architecture.py tests/test_docs.py tests/unit
 
 bench: $(VENV)/.test-ready tools
 	@$(BIN)/python -m bench.end_to_end
@@ -43,6 +43,17 @@ TEST_TOOLS := promtool:prometheus amtool:prometheus-alertmanager shellcheck:shel
 
 test-tools:
 	@deploy/tools.sh $(TEST_TOOLS)
+
+# The image of a node. BASE: Debian 12 by digest (deploy/container/README.md).
+image:
+	@deploy/container/build.sh "$(BASE)"
+
+# Builds one from Debian's packages alone and runs it: one process, since its tests share the image.
+IMAGE_TOOLS := buildah:buildah mmdebstrap:mmdebstrap podman:podman runc:runc conmon:conmon
+
+image-test: $(VENV)/.test-ready
+	@deploy/tools.sh $(IMAGE_TOOLS)
+	@$(BIN)/pytest -m image tests/image
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -6,7 +6,7 @@
 # environment:
 #   BUILDER        program and its global options, default "buildah"
 #   BUILD_OPTIONS  further options of its build command, such as "--platform linux/arm64"
-#   SOURCE         address of the source, for the image's label
+#   SOURCE, REVISION   address and commit of the source, for the image's labels
 #   PIP_INDEX_URL, PIP_CERT (a file)   a mirror of the packages, and the certificates of a proxy in between
 set -eu
 cd "$(dirname "$0")/../.."
@@ -28,10 +28,10 @@ localhost/*) ;;
 esac
 
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' mover/__init__.py)
-revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+revision=${REVISION:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 set -- --build-arg "BASE=$base" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
     --build-arg "SOURCE=${SOURCE:-}" --build-arg "PIP_INDEX_URL=${PIP_INDEX_URL:-}"
-[ -z "${PIP_CERT:-}" ] || set -- "$@" --volume "$PIP_CERT:/run/pip-cert.pem:ro" --build-arg PIP_CERT=/run/pip-cert.pem
+[ -z "${PIP_CERT:-}" ] || set -- "$@" --secret "id=pip-cert,src=$PIP_CERT" --build-arg PIP_CERT=/run/secrets/pip-cert
 # HEALTHCHECK exists in Docker's image format only; podman and docker both run it.
 # shellcheck disable=SC2086 # programs and options are lists of words
 exec ${BUILDER:-buildah} build --format docker --layers=false ${BUILD_OPTIONS:-} \

@@ -152,7 +152,7 @@ def _block_devices(root: Path, rules: Sequence[str] | None, kernel: Kernel, in_c
             "block devices",
             "problem",
             "The device rules of this process's control group deny SCSI disks.",
-            f"Start the container with {_rule_flags(SCSI_MAJORS)}; {_FLAGS}"
+            f"Start the container with {_rule_flags(SCSI_MAJORS)}: {_FLAGS}"
             if in_container
             else "Give the unit DeviceAllow=block-sd rw.",
             stops=True,
@@ -174,7 +174,8 @@ def _block_devices(root: Path, rules: Sequence[str] | None, kernel: Kernel, in_c
 def _some_or_all(shut: dict[int, bool], *, tried: Sequence[str], in_container: bool) -> NodeFinding:
     denied = [major for major, is_shut in shut.items() if is_shut]
     if denied:
-        remedy = f"Start the container with {_rule_flags(denied)}" if in_container else "DeviceAllow=block-sd rw"
+        flags = f"Start the container with {_rule_flags(denied)}: {_FLAGS}"
+        remedy = flags if in_container else "Give the unit DeviceAllow=block-sd rw."
         what = f"The device rules deny SCSI disks of the numbers {', '.join(map(str, denied))}: the 17th and later."
         return NodeFinding("block devices", "note", what, remedy)
     if shut:
@@ -193,8 +194,9 @@ def _shut_majors(rules: Sequence[str] | None, kernel: Kernel) -> dict[int, bool]
     return {major: number == errno.EPERM for major, number in refusals.items() if number is not None}
 
 
-def _rule_flags(majors: Iterable[int]) -> str:
-    return " ".join(f"--device-cgroup-rule='b {major}:* rw'" for major in majors)
+def _rule_flags(majors: Sequence[int]) -> str:
+    first = f"--device-cgroup-rule='b {majors[0]}:* rw'"
+    return f"{first}, and the same for {', '.join(map(str, majors[1:]))}" if majors[1:] else first
 
 
 def _scsi_nodes(root: Path) -> list[Path]:
