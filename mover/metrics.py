@@ -72,6 +72,11 @@ STAGE_SECONDS = Counter(
     ("stage", "state"),
     registry=REGISTRY,
 )
+# From the start, at 0: Prometheus sees no rise in a series that begins with it.
+for _stage in ("read", "compute", "fetched", "opened", "written"):
+    STAGE_SECONDS.labels(_stage, "busy")
+for _stage in ("read", "zero", "known", "new", "stored", "fetched", "opened", "written"):
+    BYTES.labels(_stage)
 QUEUE_FILL = Gauge("mover_queue_items", "Items waiting in a queue of the pipeline.", ("queue",), registry=REGISTRY)
 
 VM_LAST_SUCCESS = Gauge(

@@ -1,8 +1,11 @@
-"""What PromQL expressions speak of: the names of metrics, and the labels that they are asked for."""
+"""What the rules and dashboards ask of Prometheus, and whether anybody has it."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from mover import metrics
 from tests.support.source import ROOT
 
 PROMETHEUS = ROOT / "deploy/prometheus"
+GRAFANA = ROOT / "deploy/grafana"
 OF_PROMETHEUS = {"up": {"job", "instance"}}
 """What Prometheus itself says of each target."""
 
@@ -82,3 +86,64 @@ def unknown(expression: str) -> list[str]:
 def file_of(path: Path) -> Any:
     """A YAML file's content."""
     return yaml.safe_load(path.read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of one panel of a dashboard."""
+
+    board: str
+    panel: str
+    ref: str
+    text: str
+    kind: str
+    """The panel's type, as Grafana calls it."""
+    unit: str
+    legend: str
+
+    def __str__(self) -> str:
+        return f"{self.board}: {self.panel} {self.ref}"
+
+    def expression(self, *, rate: str, **chosen: str) -> str:
+        """As Grafana would send it. rate: what it makes of $__rate_interval; chosen: variables, otherwise all."""
+        text = self.text.replace("$__rate_interval", rate)
+        text = re.sub(r"\$(\w+)", lambda found: chosen.get(found[1], ".*"), text)
+        assert "$" not in text, text
+        return text
+
+    def selected(self) -> list[tuple[str, set[str]]]:
+        """The series that it asks for; parts of a histogram under the histogram's name."""
+        parts = re.compile(r"_(bucket|sum|count)$")
+        whole = Query.instruments()
+        asked = selected(self.expression(rate="1m"))
+        return [(name if name in whole else parts.sub("", name), labels) for name, labels in asked]
+
+    @staticmethod
+    def instruments() -> set[str]:
+        """Names of all instruments; histograms without their parts."""
+        return {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed()}
+
+
+def panels() -> list[tuple[str, dict[str, Any]]]:
+    """Every panel of every dashboard, with the dashboard's name; without the headings."""
+    boards = [
+        (path.stem, json.loads(path.read_text("utf-8"))) for path in sorted((GRAFANA / "dashboards").glob("*.json"))
+    ]
+    return [(name, panel) for name, board in boards for panel in board["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[Query]:
+    """Every query of every panel."""
+    return [
+        Query(
+            name,
+            panel["title"],
+            target["refId"],
+            target["expr"],
+            panel["type"],
+            panel["fieldConfig"]["defaults"]["unit"],
+            target["legendFormat"],
+        )
+        for name, panel in panels()
+        for target in panel["targets"]
+    ]

@@ -113,7 +113,7 @@ def start_seaweed(folder: Path, numbers: Sequence[int]) -> tuple[subprocess.Pope
     (folder / "data").mkdir(exist_ok=True)
     ports = dict(zip(_PORTS, numbers, strict=True))
     command = [
-        *_dies_with_us(),
+        *dies_with_us(),
         _weed(),
         "mini",
         f"-dir={folder / 'data'}",
@@ -181,7 +181,7 @@ def _is_kept(header: str) -> bool:
     return name not in ("if-none-match", "authorization", "host") and not name.startswith("x-amz-")
 
 
-def _dies_with_us() -> list[str]:
+def dies_with_us() -> list[str]:
     """A prefix for a command whose process is not to outlive a killed test run."""
     found = shutil.which("setpriv")
     return [found, "--pdeathsig", "KILL"] if found else []
