@@ -16,6 +16,7 @@ from mover.jobs.book import JobBook, JobState
 from mover.jobs.engine import Engine
 from mover.jobs.lock import executor_lock, executor_pid
 from mover.jobs.steps import Call, Cancellation, side_by_side
+from mover.metrics import REGISTRY
 
 CLOCK = SystemClock()
 
@@ -67,6 +68,28 @@ async def test_jobs_end_as_their_operations_do(tmp_path, book):
         assert (await book.wait(bad)).attempt == 2
         with pytest.raises(UsageError):
             await book.retry(good)
+
+
+async def test_jobs_are_counted_by_how_they_ended(tmp_path, book):
+    """A cancelled one is no failure; an operation that nobody knows gets no label of its own."""
+
+    async def hold(request, steps):
+        await steps.cancellation.unless(asyncio.Event().wait())
+
+    def counted():
+        outcomes = ("done", "failed", "cancelled", "interrupted")
+        labels = [{"operation": "counted", "outcome": outcome} for outcome in outcomes]
+        labels.append({"operation": "unknown", "outcome": "failed"})
+        return [REGISTRY.get_sample_value("mover_jobs_total", each) or 0 for each in labels]
+
+    async with running(tmp_path, counted=hold):
+        before = counted()
+        assert REGISTRY.get_sample_value("mover_jobs_total", {"operation": "counted", "outcome": "failed"}) == before[1]
+        job, unknown = await book.submit("counted", {}), await book.submit("nothing", {})
+        await book.cancel(job)
+        await book.wait(job)
+        await book.wait(unknown)
+        assert [now - then for now, then in zip(counted(), before, strict=True)] == [0, 0, 1, 0, 1]
 
 
 async def test_a_stopped_executor_leaves_its_job_to_the_next(tmp_path, book):
