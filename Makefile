@@ -9,23 +9,23 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS ?= 2
 
-.PHONY: install demo test test-long check lock reference tools test-tools bench clean image image-test
+.PHONY: install demo test test-long check lock reference tools test-tools bench clean image image-test bundle node-test
 
 install: $(VENV)/.ready tools
 
 demo: $(VENV)/.ready tools
 	@$(BIN)/mover demo
 
-test: $(VENV)/.test-ready test-tools
+test: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image"
+	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image and not node"
 
 test-long: $(VENV)/.test-ready test-tools
-	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image"
+	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image and not node"
 
 check: $(VENV)/.test-ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image" tests/test_architecture.py tests/test_docs.py tests/unit
+	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image and not node" tests/test_architecture.py tests/test_docs.py tests/unit
 
 bench: $(VENV)/.test-ready tools
 	@$(BIN)/python -m bench.end_to_end
@@ -55,6 +55,17 @@ image-test: $(VENV)/.test-ready
 	@deploy/tools.sh $(IMAGE_TOOLS)
 	@$(BIN)/pytest -m image tests/image
 
+# What the Ansible role installs. BUNDLE_OPTIONS='--offline 3.11': with all wheels (deploy/ansible/README.md).
+bundle: $(VENV)/.ready
+	@deploy/ansible/bundle.sh $(BUNDLE_OPTIONS)
+
+# Boots a Debian beside this machine and makes a node of it by the role: unit, device rules, a backup.
+NODE_TOOLS := mmdebstrap:mmdebstrap systemd-nspawn:systemd-container nsenter:util-linux
+
+node-test: $(VENV)/.test-ready $(VENV)/ansible/.ready
+	@deploy/tools.sh $(NODE_TOOLS)
+	@$(BIN)/pytest -m node tests/deploy
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "mover needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
@@ -69,6 +80,13 @@ $(VENV)/.ready: deploy/requirements.lock pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test-ready: tests/requirements.lock $(VENV)/.ready
 	@echo "Installing what the tests need ..."
 	@$(PIP) install --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# Apart from the rest: Ansible has its own versions of what mover uses.
+$(VENV)/ansible/.ready: deploy/ansible/requirements.lock | $(VENV)/bin/python
+	@echo "Installing Ansible for the tests of its role ..."
+	@$(BIN)/python -m venv $(VENV)/ansible
+	@$(VENV)/ansible/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r deploy/ansible/requirements.lock
 	@touch $@
 
 # Locks hold hashes and no registry's address. Needs uv.

@@ -3,10 +3,11 @@
 # usage: bundle.sh [--offline [PYTHON_VERSION]]
 #   --offline  brings the wheels of the lock along, for nodes that reach no package index;
 #              PYTHON_VERSION: the nodes', default 3.11 (Debian 13: 3.13)
-# environment: PYTHON, with pip and setuptools (default: .venv/bin/python)
+# environment: PYTHON, with pip and setuptools (default: .venv/bin/python); BUNDLE, another file to write
 set -eu
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-$PWD/.venv/bin/python}
+bundle=${BUNDLE:-$PWD/dist/mover-bundle.tar.gz}
 offline=no
 if [ "${1:-}" = --offline ]; then offline=${2:-3.11}; fi
 
@@ -22,11 +23,11 @@ export SOURCE_DATE_EPOCH
     --wheel-dir "$work/bundle" "$work/source"
 cp deploy/requirements.lock LICENSE "$work/bundle"
 if [ "$offline" != no ]; then
-    "$python" -m pip --disable-pip-version-check download --quiet --require-hashes --only-binary :all: \
+    "$python" -m pip --disable-pip-version-check --no-input download --quiet --require-hashes --only-binary :all: \
         --python-version "$offline" --requirement deploy/requirements.lock --dest "$work/bundle/wheels"
 fi
-mkdir -p dist
+mkdir -p "$(dirname "$bundle")"
 tar --directory "$work/bundle" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
     --mode=go=rX,u+rw --create . | gzip --no-name --best >"$work/bundle.tar.gz"
-mv "$work/bundle.tar.gz" dist/mover-bundle.tar.gz
-echo "dist/mover-bundle.tar.gz $(sha256sum dist/mover-bundle.tar.gz | cut -c1-12)"
+mv "$work/bundle.tar.gz" "$bundle"
+echo "$bundle $(sha256sum "$bundle" | cut -c1-12)"

@@ -1,0 +1,249 @@
+"""The role: linted, refused where it must be, and run for real on a Debian that was booted for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.commandline import ONE, PASSPHRASE, Desk
+from tests.support.commandline import desk as new_desk
+from tests.support.loopback import needs_loops
+from tests.support.proxyvm import ProxyVm, needs_vm, proxy_vm
+from tests.support.source import ROOT
+
+FOLDER = ROOT / "deploy/ansible"
+PROGRAMS = os.pathsep.join([str(Path(sys.executable).parent.parent / "ansible/bin"), os.environ["PATH"]])
+ANSIBLE = pytest.mark.skipif(
+    shutil.which("ansible-playbook", path=PROGRAMS) is None, reason="ansible-core is not installed: make test"
+)
+THERE = "/srv/lab"
+"""Where the stand-in of a Proxy VM sees the lab's folder."""
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="the role asks this machine as root")
+
+
+def start(program: str, *arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """One of Ansible's programs, with nothing of this user's own settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    environment = {**kept, "PATH": PROGRAMS, "ANSIBLE_HOME": str(home / "ansible"), "ANSIBLE_NOCOLOR": "1"}
+    environment |= {"ANSIBLE_LOCAL_TEMP": str(home / "ansible/tmp"), "NO_COLOR": "1"}
+    found = shutil.which(program, path=PROGRAMS)
+    assert found
+    return subprocess.run(
+        [found, *arguments], cwd=FOLDER, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+
+
+class Playbook:
+    """site.yml against one machine."""
+
+    def __init__(self, home: Path, machine: dict[str, Any], variables: dict[str, Any]) -> None:
+        self._home = home
+        self._variables = variables
+        self._inventory = home / "inventory.yml"
+        host = {"ansible_connection": "local", "ansible_become": False, "ansible_pipelining": True, **machine}
+        self._inventory.write_text(yaml.safe_dump({"mover": {"hosts": {"proxy1": host}}}))
+
+    def run(self, *options: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        variables = self._home / "variables.json"
+        variables.write_text(json.dumps({**self._variables, **changes}))
+        return start(
+            "ansible-playbook", "-i", self._inventory, "-e", f"@{variables}", *options, "site.yml", home=self._home
+        )
+
+    def must(self, *options: str, **changes: Any) -> str:
+        done = self.run(*options, **changes)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def refuses(self, words: str, *options: str, **changes: Any) -> None:
+        done = self.run(*options, **changes)
+        said = " ".join(done.stdout.split())
+        assert done.returncode != 0, said
+        assert words in said, said
+        assert "changed=0" in said, said
+
+
+SETTINGS: dict[str, Any] = {
+    "prism": {"url": "https://192.0.2.1:9440", "username": "backup"},
+    "repository": {"url": "/backup"},
+}
+SECRETS = {"prism-password": "well kept", "passphrase": PASSPHRASE}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """What an operator makes once: with all wheels, so that the node needs no package index."""
+    path = tmp_path_factory.mktemp("bundle") / "mover-bundle.tar.gz"
+    environment = {**os.environ, "PYTHON": sys.executable, "BUNDLE": str(path)}
+    done = subprocess.run(
+        [FOLDER / "bundle.sh", "--offline"], env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+# --- without a machine -----------------------------------------------------------------
+
+
+@ANSIBLE
+def test_ansible_lint_finds_nothing(tmp_path: Path):
+    done = start("ansible-lint", "--offline", "--profile", "production", home=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_defaults_and_their_description_name_the_same_variables():
+    defaults = yaml.safe_load((FOLDER / "roles/mover/defaults/main.yml").read_text())
+    described = yaml.safe_load((FOLDER / "roles/mover/meta/argument_specs.yml").read_text())
+    options = described["argument_specs"]["main"]["options"]
+    assert set(defaults) == set(options)
+    assert {name for name in options if f"`{name}`" not in (FOLDER / "README.md").read_text()} == set()
+
+
+# --- against this machine, which is not changed ------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Playbook:
+    variables = {"mover_settings": SETTINGS, "mover_secrets": SECRETS, "mover_method": "systemd"}
+    return Playbook(
+        tmp_path, {"ansible_python_interpreter": "/usr/bin/python3"}, {**variables, "mover_bundle": __file__}
+    )
+
+
+@ANSIBLE
+@AS_ROOT
+@pytest.mark.skipif("bookworm" not in Path("/etc/os-release").read_text(), reason="not Debian 12")
+def test_check_mode_goes_through_on_this_machine_and_writes_nothing(here: Playbook):
+    places = [Path(path) for path in ("/etc/mover", "/opt/mover", "/etc/systemd/system/mover.service")]
+    before = [path.exists() for path in places]
+    said = here.must("--check", "--diff", mover_offline=True)
+    assert "changed=0" not in said, "it would have done something"
+    assert [path.exists() for path in places] == before
+
+
+@ANSIBLE
+@AS_ROOT
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("must hold prism.url", {"mover_settings": {"prism": {"url": "https://192.0.2.1"}}}),
+        ("a secret in clear text", {"mover_settings": {**SETTINGS, "repository": {"url": "/b", "passphrase": "x"}}}),
+        ("make bundle", {"mover_bundle": "/no/such/bundle"}),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_written(here: Playbook, words: str, changes: dict[str, Any]):
+    here.refuses(words, "--check", mover_offline=True, **changes)
+
+
+# --- on a Debian that was booted for it ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Desk]:
+    folder, certificates = (tmp_path_factory.mktemp(name) for name in ("lab", "certificates"))
+    with new_desk(folder, certificates, vms=(ONE,), use_loop=True) as made:
+        made.fresh(passphrase=PASSPHRASE)
+        yield made
+
+
+def settings_of(lab: Desk) -> dict[str, Any]:
+    """The lab's, as the stand-in sees them; without what the role puts in."""
+    seen: dict[str, Any] = json.loads(json.dumps(lab.settings).replace(str(lab.folder), THERE))
+    del seen["state_dir"], seen["prism"]["password"], seen["repository"]["passphrase"]
+    return {**seen, "serve": {"port": 0}, "log": {"format": "json"}}
+
+
+def allow_loop_devices(vm: ProxyVm) -> Path:
+    """The lab's disks are loop devices; a Proxy VM's are SCSI, which is all that the unit lets in."""
+    drop_in = vm.root / "etc/systemd/system/mover.service.d/lab.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\nDeviceAllow=block-loop rw\nReadWritePaths={THERE}\n")
+    return drop_in
+
+
+class TestProxyVm:
+    pytestmark = [ANSIBLE, *needs_vm, *needs_loops, pytest.mark.timeout(900)]
+
+    def test_a_bare_machine_becomes_a_node_and_backs_up(self, tmp_path: Path, lab: Desk, bundle: Path):
+        with proxy_vm(tmp_path, shared={lab.folder: THERE}) as vm:
+            secrets = {**SECRETS, "prism-password": lab.lab.password}
+            variables = {"mover_settings": settings_of(lab), "mover_secrets": secrets, "mover_bundle": str(bundle)}
+            machine = {"ansible_python_interpreter": str(vm.python)}
+            role = Playbook(tmp_path, machine, {**variables, "mover_ntp_servers": ["192.0.2.5"]})
+            self._refuse_another_distribution(vm, role)
+            self._only_look(vm, role)
+            drop_in = allow_loop_devices(vm)
+            self._install(vm, role, secrets)
+            self._change_nothing(role)
+            self._be_left_alone(vm)
+            self._back_up(vm)
+            self._keep_what_works(vm, role)
+            self._open_nothing_else(vm, drop_in)
+
+    def _refuse_another_distribution(self, vm: ProxyVm, role: Playbook) -> None:
+        told = vm.root / "usr/lib/os-release"
+        ours = told.read_text()
+        told.write_text('NAME="SLES"\nVERSION="15-SP6"\nVERSION_ID="15.6"\nID="sles"\nPRETTY_NAME="SLES 15 SP6"\n')
+        (vm.root / "etc/debian_version").rename(vm.root / "etc/debian_version.away")
+        role.refuses("is not supported")
+        (vm.root / "etc/debian_version.away").rename(vm.root / "etc/debian_version")
+        told.write_text(ours)
+        role.refuses("Podman 4.3 has no Quadlet", mover_method="quadlet")
+
+    def _only_look(self, vm: ProxyVm, role: Playbook) -> None:
+        role.must("--check", "--diff")
+        assert not any((vm.root / path).exists() for path in ("etc/mover", "opt/mover", "usr/local/bin/mover"))
+
+    def _install(self, vm: ProxyVm, role: Playbook, secrets: dict[str, str]) -> None:
+        said = role.must("--diff")
+        assert not any(secret in said for secret in secrets.values())
+        vm.wait_for_log('"event": "serving"')
+        for path in ("etc/mover/secrets/passphrase", "etc/mover/secrets/prism-password", "etc/mover/mover.yaml"):
+            assert (vm.root / path).stat().st_mode & 0o777 == 0o600
+        assert "server 192.0.2.5 iburst" in (vm.root / "etc/chrony/chrony.conf").read_text()
+        assert vm.answer("systemctl", "is-enabled", "mover", "chrony").split() == ["enabled", "enabled"]
+
+    def _change_nothing(self, role: Playbook) -> None:
+        assert "changed=0 " in role.must(), "the second run"
+        assert "changed=0 " in role.must("--check"), "check mode after it"
+
+    def _be_left_alone(self, vm: ProxyVm) -> None:
+        """The guard, with that machine's own tools."""
+        program = (
+            "from pathlib import Path; from mover.device.guard import inspect_node, run_tool;"
+            "print([(f.subject, f.state, f.what) for f in inspect_node(Path('/'), run_tool)])"
+        )
+        said = vm.answer("/opt/mover/current/venv/bin/python", "-c", program)
+        for subject in ("lvm", "multipath", "md", "automount"):
+            assert f"('{subject}', 'ok'" in said, said
+
+    def _back_up(self, vm: ProxyVm) -> None:
+        done = vm.run("mover", "backup", "one", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        status = vm.answer("sh", "-c", "cat /proc/$(systemctl show --value --property=MainPID mover)/status")
+        facts = dict(line.split(":\t", 1) for line in status.splitlines())
+        assert int(facts["CapBnd"], 16) == 1 << 21, "CAP_SYS_ADMIN and no other"
+        assert facts["Seccomp"] == "2"
+
+    def _keep_what_works(self, vm: ProxyVm, role: Playbook) -> None:
+        before = (vm.root / "etc/mover/mover.yaml").read_text()
+        wrong = {**SETTINGS, "prism": {**SETTINGS["prism"], "usrname": "x"}}
+        role.refuses("Did you mean prism.username?", "--tags", "mover_settings", mover_settings=wrong)
+        assert (vm.root / "etc/mover/mover.yaml").read_text() == before
+        assert vm.answer("systemctl", "is-active", "mover").strip() == "active"
+
+    def _open_nothing_else(self, vm: ProxyVm, drop_in: Path) -> None:
+        drop_in.write_text(f"[Service]\nReadWritePaths={THERE}\n")
+        vm.restart_daemon()
+        done = vm.run("mover", "backup", "one")
+        assert done.returncode != 0
+        assert "Operation not permitted" in done.stderr
