@@ -76,6 +76,8 @@ async def _plug_once(node: Node, wish: Wish) -> tuple[Entry, Attachment]:
     disks = await node.hypervisor.disks(vm_uuid)
     taken = await _slots_in_doubt(node, vm_uuid)
     slot = wish.slot or choose_slot(disks, wish, node, taken)
+    if slot is None:
+        raise await _no_free_slot(node, vm_uuid)
     known = sorted(disk.vmdisk_uuid for disk in disks if disk.vmdisk_uuid)
     facts = {"vm_uuid": vm_uuid, "slot": str(slot), "known": known, **_source_facts(source)}
     facts["is_own_vm"] = wish.is_own_vm
@@ -126,21 +128,23 @@ async def detach(node: Node, vm_uuid: str, vmdisk_uuid: str) -> None:
         await node.hypervisor.detach(vm_uuid, vmdisk_uuid)
 
 
-def choose_slot(disks: Collection[Disk], wish: Wish, node: Node, taken: Collection[Slot]) -> Slot:
-    """A free slot for us, among these disks of the VM. Raises NoFreeSlot.
+def choose_slot(disks: Collection[Disk], wish: Wish, node: Node, taken: Collection[Slot]) -> Slot | None:
+    """A free slot for us, among these disks of the VM.
 
     A clone tells by its source whose it is and takes the lowest. An empty disk can only be told by
     its place: it takes one that nobody is given by default.
     """
     free = free_slots(disks, first=node.settings.node.first_slot if wish.first is None else wish.first, taken=taken)
-    if not free:
-        raise NoFreeSlot(
-            f"VM {wish.vm_uuid} has no free SCSI slot",
-            remedy="Detach disks that are not needed, or lower limits.attached; see: mover orphans",
-        )
-    if isinstance(wish.source, EmptyDisk):
+    if free and isinstance(wish.source, EmptyDisk):
         return node.clock.random().choice(free[1:] or free)
-    return free[0]
+    return free[0] if free else None
+
+
+async def _no_free_slot(node: Node, vm_uuid: str) -> NoFreeSlot:
+    return NoFreeSlot(
+        f"{(await node.hypervisor.vm(vm_uuid)).name} has no free SCSI slot",
+        remedy="Detach disks that are not needed, or lower limits.attached; see: mover orphans",
+    )
 
 
 def free_slots(disks: Collection[Disk], *, first: int = 0, taken: Collection[Slot] = ()) -> list[Slot]:
