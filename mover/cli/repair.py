@@ -46,4 +46,5 @@ def told(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         vms = ", ".join(sorted({one["vm"] for one in report["leaning"]}))
         yield f"Next: mover backup {vms.replace(', ', ' ')}; then mover verify says which points came back whole.", ""
     if not report["damaged"] and not report["index_objects"] and not report["unreadable_points"]:
-        yield "Nothing is damaged." + ("" if report["read_data"] else " With --read-data the blocks are read too."), ""
+        found = "Nothing else is damaged." if report["leaning"] else "Nothing is damaged."
+        yield found + ("" if report["read_data"] else " With --read-data the blocks are read too."), ""
