@@ -20,7 +20,7 @@ test: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
 	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image and not node"
 
-test-long: $(VENV)/.test-ready test-tools
+test-long: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image and not node"
 
 check: $(VENV)/.test-ready

@@ -171,7 +171,7 @@ def allow_loop_devices(vm: ProxyVm) -> Path:
 
 
 class TestProxyVm:
-    pytestmark = [ANSIBLE, *needs_vm, *needs_loops, pytest.mark.timeout(900)]
+    pytestmark = [ANSIBLE, *needs_vm, *needs_loops, pytest.mark.timeout(1500)]
 
     def test_a_bare_machine_becomes_a_node_and_backs_up(self, tmp_path: Path, lab: Desk, bundle: Path):
         with proxy_vm(tmp_path, shared={lab.folder: THERE}) as vm:
