@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,12 +48,13 @@ def config(containers) -> dict:
 
 
 @pytest.fixture(scope="module")
-def layers(containers, tmp_path_factory) -> Path:
+def layers(containers, tmp_path_factory) -> Iterator[Path]:
     """The image as it would be pushed, its layers as plain archives."""
     folder = tmp_path_factory.mktemp("pushed")
     done = containers.buildah("push", "--disable-compression", IMAGE, f"dir:{folder}")
     assert done.code == 0, done.err
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # hundreds of MiB, which pytest would keep
 
 
 # --- what is in it --------------------------------------------------------------------
@@ -123,12 +126,19 @@ def test_a_base_that_is_not_pinned_is_refused(base):
 # --- a backup and a restore inside ----------------------------------------------------
 
 
-def test_the_demo_backs_up_and_restores_inside_on_loop_devices(containers, tmp_path):
+@pytest.fixture
+def outside(tmp_path) -> Iterator[Path]:
+    """A folder of the host that does not outlive the test."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def test_the_demo_backs_up_and_restores_inside_on_loop_devices(containers, outside):
     """Without a container runtime, as it is built: a chroot with the capabilities of the lab's own devices."""
     container = containers.buildah("from", IMAGE).out.strip()
     rights = ("--isolation", "chroot", "--user", "0", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_MKNOD")
     # The state lies outside: no loop device keeps the container's own file system busy.
-    volume = ("--volume", f"{tmp_path}:{STATE}:rw")
+    volume = ("--volume", f"{outside}:{STATE}:rw")
     done = containers.buildah("run", *rights, *volume, container, "--", "mover", "demo", "--folder", f"{STATE}/demo")
     assert done.code == 0, done.err
     assert "loop devices with direct I/O; reflinks on an own XFS" in done.err

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mover.clock import pause, stopwatch
 from tests.support.source import ROOT
 
 BASE, IMAGE = "localhost/mover-test-base", "localhost/mover-test"
@@ -69,7 +70,7 @@ class Containers:
                 subprocess.run(["umount", "-l", target], check=False)
         shutil.rmtree(self.folder)
         for group in sorted(set(_podman_groups()) - self._groups, reverse=True):
-            group.rmdir()
+            _removed(group)
 
     def buildah(self, *words: str) -> Done:
         return _run([*self._builder, *words])
@@ -147,6 +148,18 @@ def _here() -> tuple[str, ...]:
 def _podman_groups() -> list[Path]:
     """Control groups that podman makes beside a container's own, and leaves."""
     return [path for path in Path("/sys/fs/cgroup").glob("**/libpod_parent/**/") if path.is_dir()]
+
+
+def _removed(group: Path) -> None:
+    """The last of podman's helpers may still be about to end in it."""
+    began = stopwatch()
+    while True:
+        try:
+            return group.rmdir()
+        except OSError:
+            if stopwatch() - began > 5:
+                raise
+            pause(0.05)
 
 
 def _run(command: list[str], **how: Any) -> Done:
