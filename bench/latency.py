@@ -56,7 +56,7 @@ def bare(disks: list[LateDisk], *, depth: int, read_bytes: int) -> float:
 def main(
     disks: Annotated[int, typer.Option(min=1)] = 8,
     depth: Annotated[int, typer.Option(help="Reads in flight per disk (data.readers).")] = 4,
-    block: Annotated[int, typer.Option(help="KiB of a block, and of each read.")] = 1024,
+    block: Annotated[int, typer.Option(help="KiB of a block.")] = 1024,
     late_ms: Annotated[float, typer.Option(help="Per MiB.")] = 2.0,
     budget: Annotated[int, typer.Option(help="MiB of data.budget.")] = 128,
     seconds: Annotated[float, typer.Option(help="That a round ought to take.")] = 4.0,
@@ -64,7 +64,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Interleaved rounds of bare threads and of the pipeline."""
-    data = DataSettings(block_size=block << 10, read_size=block << 10, readers=depth, budget=budget * MIB)
+    data = DataSettings(block_size=block << 10, readers=depth, budget=budget * MIB)
     ideal = depth * MIB / (late_ms / 1000)
     size_bytes = int(seconds * ideal) // (MIB * depth) * MIB * depth
     all_disks = [LateDisk(f"late-{n}", size_bytes, s_per_mib=late_ms / 1000) for n in range(disks)]

@@ -64,14 +64,15 @@ class NumberedDisk:
 
 
 class LateCodecs(Codecs):
-    """Compression that takes ``pack_s`` more, outside the lock."""
+    """Compression that does nothing for ``pack_s``, outside the lock, if that is set."""
 
     pack_s = 0.0
 
     def pack(self, plain: bytes | memoryview) -> tuple[Codec, bytes | memoryview]:
-        if self.pack_s:
-            sleep(self.pack_s)
-        return super().pack(plain)
+        if not self.pack_s:
+            return super().pack(plain)
+        sleep(self.pack_s)
+        return Codec.RAW, plain
 
 
 @dataclass(frozen=True, slots=True)

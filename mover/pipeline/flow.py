@@ -72,10 +72,11 @@ class Budget:
     def used_bytes(self) -> int:
         return self._buffers + self._packs
 
-    def try_acquire(self, size_bytes: int) -> bool:
-        """Take bytes for a buffer if nobody waits and they are free."""
+    def try_acquire(self, size_bytes: int, *, left_bytes: int = 0) -> bool:
+        """Take bytes for a buffer if nobody waits, they are free, and ``left_bytes`` for others stay so."""
         with self._lock:
-            return self._take_buffer_now(size_bytes)
+            room = self.buffer_limit_bytes - self._buffers - size_bytes
+            return room >= left_bytes and self._take_buffer_now(size_bytes)
 
     def acquire(self, size_bytes: int, *, owner: object = None) -> bool:
         """Take bytes for a buffer, waiting for them. False when ``forget(owner)`` came first.
@@ -208,7 +209,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 def _too_small(size: int, what: str, total: int) -> ConfigError:
     return ConfigError(
         f"data.budget of {format_size(total)} has no room for {what} of {format_size(size)}",
-        remedy="Raise data.budget, or lower repository.pack_size or data.read_size.",
+        remedy="Raise data.budget, or lower repository.pack_size or data.block_size.",
     )
 
 

@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 
 from mover.clock import stopwatch
-from mover.device.buffers import Buffer
+from mover.device.buffers import Run
 from mover.device.protocol import ReadableDevice
 from mover.model.point import ID_BYTES, ZERO_ID
 from mover.pipeline.flow import Channel, Closed, Meter
@@ -94,7 +94,8 @@ class Reading:
         lane.when_stopped(self._stop_feeding)
         # A thread may wait for room in a pack, and whoever makes room is cancelled only after us.
         lane.when_cancelled(self._session.interrupt)
-        with self._workers.disk_buffers(lane, self._read_bytes) as buffers:
+        together = self._read_bytes // self._block_bytes
+        with self._workers.disk_buffers(lane, self._block_bytes, together) as buffers:
             async with asyncio.TaskGroup() as group:
                 feeding = group.create_task(self._feed(lane))
                 lane.spawn(self._workers.settings.readers, partial(self._read, lane, buffers), "read")
@@ -156,14 +157,16 @@ class Reading:
 
     def _read(self, lane: Lane, buffers: DiskBuffers) -> None:
         while (batch := self._take(lane)) is not None:
-            buffer = buffers.lease()
-            if buffer is None:
-                return
-            try:
-                self._read_batch(lane, buffers, buffer, batch)
-            except BaseException:
-                buffers.give_back(buffer)
-                raise
+            while batch:
+                buffer = buffers.lease(sum(piece.blocks for piece, _ in batch) * self._block_bytes)
+                if buffer is None:
+                    return
+                now, batch = _divided(batch, len(buffer))
+                try:
+                    self._read_batch(lane, buffers, buffer, now)
+                except BaseException:
+                    buffers.give_back(buffer)
+                    raise
 
     def _take(self, lane: Lane) -> _Batch | None:
         """The next reads in order of offset; None when there is none or the lane has stopped."""
@@ -200,7 +203,7 @@ class Reading:
                 start = (piece.first - span.first) * ID_BYTES
                 yield piece, ids[start : start + piece.blocks * ID_BYTES]
 
-    def _read_batch(self, lane: Lane, buffers: DiskBuffers, buffer: Buffer, batch: _Batch) -> None:
+    def _read_batch(self, lane: Lane, buffers: DiskBuffers, buffer: Run, batch: _Batch) -> None:
         end, started = 0, stopwatch()
         for piece, _ in batch:
             start, end = end, end + self._plan.piece_bytes(piece)
@@ -215,7 +218,7 @@ class Reading:
         for row in range(window.zero_from, window.zero_to):
             self._builder.put_zero(int(firsts[row]), int(counts[row]))
 
-    def _process(self, lane: Lane, buffers: DiskBuffers, buffer: Buffer, batch: _Batch, _: Scratch) -> None:
+    def _process(self, lane: Lane, buffers: DiskBuffers, buffer: Run, batch: _Batch, _: Scratch) -> None:
         try:
             end, started = 0, stopwatch()
             for piece, expected in batch:
@@ -254,6 +257,22 @@ class Reading:
             return
         for start in range(0, len(view), self._block_bytes):
             yield view[start : start + self._block_bytes]
+
+
+def _divided(batch: _Batch, blocks: int) -> tuple[_Batch, _Batch]:
+    """The reads of a batch that need so many blocks, and the rest."""
+    now: _Batch = []
+    for index, (piece, expected) in enumerate(batch):
+        if piece.blocks > blocks:
+            if not blocks:
+                return now, batch[index:]
+            border = blocks * ID_BYTES
+            now.append((piece._replace(blocks=blocks), expected[:border]))
+            rest = piece._replace(first=piece.first + blocks, blocks=piece.blocks - blocks)
+            return now, [(rest, expected[border:]), *batch[index + 1 :]]
+        now.append((piece, expected))
+        blocks -= piece.blocks
+    return now, []
 
 
 def _neighbourhoods(spans: list[Piece], wanted: list[int]) -> Iterator[list[int]]:

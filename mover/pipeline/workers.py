@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from mover.config import DataSettings
-from mover.device.buffers import Buffer, BufferPool
+from mover.device.buffers import BufferPool, Run
 from mover.device.memory import HUGE_BYTES, direct_memory
 from mover.metrics import BUDGET_BYTES, BUDGET_WAITING, QUEUE_FILL, STAGE_SECONDS
 from mover.pipeline.flow import Budget, Channel, Closed
@@ -143,7 +143,7 @@ class Workers:
         self._restore: Channel[tuple[Lane, Work]] = Channel(_NEVER_FULL)
         self._threads: list[threading.Thread] = []
         self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pipeline")
-        self._pools: dict[int, tuple[BufferPool, int]] = {}
+        self._pools: dict[tuple[int, int], tuple[BufferPool, int]] = {}
         self._pools_lock = threading.Lock()
         self._published_s: dict[tuple[str, str], float] = {}
 
@@ -189,18 +189,19 @@ class Workers:
             raise
 
     @contextmanager
-    def disk_buffers(self, lane: Lane, buffer_bytes: int) -> Iterator[DiskBuffers]:
-        """Buffers for one disk, from a pool that all disks with this size of buffer share."""
+    def disk_buffers(self, lane: Lane, buffer_bytes: int, together: int) -> Iterator[DiskBuffers]:
+        """Buffers for one disk, up to ``together`` at a time, from a pool that all disks of the same kind share."""
+        kind = buffer_bytes, together
         with self._pools_lock:
-            pool, users = self._pools.get(buffer_bytes) or (self._new_pool(buffer_bytes), 0)
-            self._pools[buffer_bytes] = pool, users + 1
-        most = self.settings.readers + self.compute_threads + _SPARE_BUFFERS
+            pool, users = self._pools.get(kind) or (self._new_pool(buffer_bytes, together), 0)
+            self._pools[kind] = pool, users + 1
+        most = (self.settings.readers + self.compute_threads) * together + _SPARE_BUFFERS
         buffers = DiskBuffers(lane, pool, self.budget, most)
         lane.when_stopped(buffers.wake)
         try:
             yield buffers
         finally:
-            self._drop_pool(buffer_bytes)
+            self._drop_pool(kind)
 
     def publish(self) -> None:
         """Set the process's gauges: budget, queues, waiting seconds. Called at about 1 Hz."""
@@ -220,16 +221,17 @@ class Workers:
         STAGE_SECONDS.labels(stage, state).inc(total_s - former)
         self._published_s[stage, state] = total_s
 
-    def _new_pool(self, buffer_bytes: int) -> BufferPool:
-        return BufferPool(buffer_bytes, max(1, -(-self.budget.buffer_limit_bytes // buffer_bytes)))
+    def _new_pool(self, buffer_bytes: int, together: int) -> BufferPool:
+        count = max(1, -(-self.budget.buffer_limit_bytes // buffer_bytes))
+        return BufferPool(buffer_bytes, count, together=together)
 
-    def _drop_pool(self, buffer_bytes: int) -> None:
+    def _drop_pool(self, kind: tuple[int, int]) -> None:
         with self._pools_lock:
-            pool, users = self._pools[buffer_bytes]
+            pool, users = self._pools[kind]
             if users > 1:
-                self._pools[buffer_bytes] = pool, users - 1
+                self._pools[kind] = pool, users - 1
                 return
-            del self._pools[buffer_bytes]
+            del self._pools[kind]
         pool.close()
 
     def __enter__(self) -> Workers:
@@ -241,7 +243,11 @@ class Workers:
 
 
 class DiskBuffers:
-    """One disk's share of the pool: at most ``most`` buffers, each paid for from the Budget."""
+    """One disk's share of the pool: at most ``most`` buffers, each paid for from the Budget.
+
+    Long reads cost fewer hand-overs a block, many reads in flight fill disks that answer late:
+    so several buffers go together only while half of the Budget's are free.
+    """
 
     def __init__(self, lane: Lane, pool: BufferPool, budget: Budget, most: int) -> None:
         self._lane = lane
@@ -252,8 +258,9 @@ class DiskBuffers:
         self._lock = threading.Lock()
         self._has_room = threading.Condition(self._lock)
 
-    def lease(self) -> Buffer | None:
-        """A buffer, waiting for it; None when the lane has stopped."""
+    def lease(self, size_bytes: int) -> Run | None:
+        """Memory of that size where bytes abound, of at least one buffer; waits. None when the lane has stopped."""
+        wanted = -(-size_bytes // self._pool.buffer_bytes)
         with self._lock:
             while self._leased >= self._most and not self._lane.is_stopped:
                 self._waiting += 1
@@ -261,19 +268,26 @@ class DiskBuffers:
                 self._waiting -= 1
             if self._lane.is_stopped:
                 return None
-            self._leased += 1
-        if self._budget.acquire(self._pool.buffer_bytes, owner=self._lane):
-            buffer = self._pool.lease(self._is_stopped)
-            if buffer is not None:
-                return buffer
-            self._budget.release(self._pool.buffer_bytes)
-        self._return_share()
-        return None
+            wanted = min(wanted, self._most - self._leased)
+            self._leased += wanted
+        paid = self._pay(wanted)
+        run = self._pool.lease_run(paid, self._is_stopped) if paid else None
+        got = 0 if run is None else len(run)
+        if got < wanted:
+            self._return(wanted - got, paid - got)
+        return run
 
-    def give_back(self, buffer: Buffer) -> None:
-        buffer.give_back()
-        self._budget.release(self._pool.buffer_bytes)
-        self._return_share()
+    def give_back(self, run: Run) -> None:
+        count = len(run)
+        run.give_back()
+        self._return(count, count)
+
+    def _pay(self, wanted: int) -> int:
+        """How many buffers the budget has been charged for: all, or one, or none when the lane has stopped."""
+        size, half = self._pool.buffer_bytes, self._budget.buffer_limit_bytes // 2
+        if wanted > 1 and self._budget.try_acquire(wanted * size, left_bytes=half):
+            return wanted
+        return 1 if self._budget.acquire(size, owner=self._lane) else 0
 
     def wake(self) -> None:
         """The lane has stopped: nobody waits for a buffer any more."""
@@ -282,11 +296,13 @@ class DiskBuffers:
         with self._lock:
             self._has_room.notify_all()
 
-    def _return_share(self) -> None:
+    def _return(self, shares: int, paid: int) -> None:
+        if paid:
+            self._budget.release(paid * self._pool.buffer_bytes)
         with self._lock:
-            self._leased -= 1
+            self._leased -= shares
             if self._waiting:
-                self._has_room.notify()
+                self._has_room.notify(shares)
 
     def _is_stopped(self) -> bool:
         return self._lane.is_stopped

@@ -51,6 +51,24 @@ def test_buffers_share_a_huge_page_and_nothing_else():
             buffer.give_back()
 
 
+def test_a_run_is_one_piece_of_memory():
+    with BufferPool(mmap.PAGESIZE, 6, together=4) as pool:
+        whole, rest = pool.lease_run(4), pool.lease_run(4)
+        assert (len(whole), len(whole.view), len(rest)) == (4, 4 * mmap.PAGESIZE, 2)
+        assert pool.leased == 6
+        whole.view[:] = bytes([7]) * len(whole.view)
+        whole.give_back()
+        single = pool.lease()
+        assert _address(single.view) == _address(whole.view), "a single one comes from the front"
+        following = pool.lease_run(4)
+        assert len(following) == 3, "the followers are still together"
+        assert set(following.view.tobytes()) == {7}
+        with pytest.raises(ValueError, match="before"):
+            whole.give_back()
+        for leased in (single, following, rest):
+            leased.give_back()
+
+
 def _address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import threading
 from random import Random
 
@@ -104,6 +105,34 @@ def test_what_can_never_fit_is_refused():
         budget.acquire(61)
     with pytest.raises(ConfigError, match="the packs"):
         Budget(100, kept_for_packs_bytes=95)
+
+
+def test_what_is_only_pleasant_leaves_room():
+    budget = Budget(100, kept_for_packs_bytes=40)
+    assert budget.try_acquire(30, left_bytes=30)
+    assert not budget.try_acquire(1, left_bytes=30)
+    assert budget.try_acquire(30)
+
+
+async def test_buffers_go_together_only_while_they_abound():
+    page = mmap.PAGESIZE
+    budget = Budget(32 * page, kept_for_packs_bytes=16 * page)
+    lane, workers = Lane(), Workers(DataSettings(readers=4, compute_threads=2), budget)
+    with workers.disk_buffers(lane, page, 4) as buffers:
+        runs = [buffers.lease(4 * page) for _ in range(6)]
+        assert [len(run) for run in runs] == [4, 4, 1, 1, 1, 1]
+        assert budget.buffers_bytes == 12 * page
+        for run in runs[:2]:
+            buffers.give_back(run)
+        short = buffers.lease(2 * page)
+        assert len(short) == 2, "no more than is asked for"
+        lane.fail(RuntimeError("stopped"))
+        assert buffers.lease(page) is None
+        for run in (*runs[2:], short):
+            buffers.give_back(run)
+        assert budget.buffers_bytes == 0
+    await lane.drain()
+    workers.stop()
 
 
 async def test_the_asynchronous_face():
