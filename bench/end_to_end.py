@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bench import beside, limit, peers, report
 from bench.driver import Ours
-from bench.measure import Run, folder_bytes, shell
+from bench.kit import Bench, Out, Quick, bench, check_room, settings_of
+from bench.measure import MIB, Run, folder_bytes, shell
+from bench.results import Results, write
 from bench.sample_disk import SampleDisk, attached, build, empty_target, evict, reflink_folder
 from mover.config import Settings
+from mover.errors import Damaged, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
+PARTS = ("mover", "restic", "borg", "benji", "zstd|dd", "qemu-img", "limit", "many", "s3", "attach")
+QUICK = "mover,limit,zstd|dd"
 
 
 def our_round(ours: Ours, disk: SampleDisk, first: Path, second: Path, folder: Path, round_: int) -> Iterator[Run]:
@@ -79,8 +84,7 @@ def limit_round(device: Path, size: int, level: int, round_: int) -> Iterator[Ru
 
 def _compare(restored: Path, wanted: Path, who: str) -> None:
     if subprocess.run(["cmp", "-s", str(restored), str(wanted)]).returncode:
-        typer.echo(f"{who}: the restored disk differs", err=True)
-        raise typer.Exit(1)
+        raise Damaged(f"{who}: the restored disk differs from its source", remedy="Keep both, and report it.")
 
 
 def _repository_settings() -> dict[str, object]:
@@ -89,77 +93,136 @@ def _repository_settings() -> dict[str, object]:
     return {"pack_size": shipped.pack_size, "uploads": shipped.uploads, "paranoid": shipped.paranoid}
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run of the bench is to do. wanted: names of parts, all if empty."""
+
+    rounds: int
+    size_bytes: int
+    seed: int
+    wanted: frozenset[str]
+    data: dict[str, Any]
+    tools: Path
+
+    def wants(self, name: str) -> bool:
+        return not self.wanted or name in self.wanted
+
+
+def measured(plan: Plan, place: Path, disk: SampleDisk, here: Sequence[peers.Peer]) -> Iterator[Run]:
+    """Rounds of everyone, interleaved; then what is measured once."""
+    hints = place / "hints.json"
+    hints.write_text(json.dumps([{"offset": o, "length": n, "exists": "true"} for o, n in disk.regions]))
+    ours = Ours(place / "mover", place / "mover-cache", plan.data)
+    level, size = plan.data.get("level", Settings().data.level), plan.size_bytes
+    with attached(disk.first, read_only=True) as first, attached(disk.second, read_only=True) as second:
+        disks = peers.Disks(first, second, hints)
+        for round_ in range(1, plan.rounds + 1):
+            if plan.wants("limit"):
+                yield from limit_round(first, size, level, round_)
+            if plan.wants("mover"):
+                yield from our_round(ours, disk, first, second, place, round_)
+            for peer in here:
+                if plan.wants(peer.name):
+                    yield from peer_round(peer, disks, size, place, round_)
+        if plan.wants("many"):
+            yield from beside.many_disks(ours, disk)
+        if plan.wants("s3"):
+            yield from beside.object_store(place, disk, first, second, plan.data)
+        if plan.wants("attach"):
+            yield from beside.first_read()
+
+
+def keep(results: Results, run: Run) -> None:
+    """One run as samples of the common form."""
+    params = {"who": run.who, "operation": run.what}
+    results.add("end_to_end.wall", run.wall_s, "s", "lower", **params)
+    if run.cpu_s:
+        results.add("end_to_end.cpu", run.cpu_s, "s", "lower", **params)
+    if run.peak_mib:
+        results.add("end_to_end.memory", run.peak_mib * MIB, "bytes", "lower", **params)
+    if run.stored_bytes:
+        results.add("end_to_end.stored", run.stored_bytes, "bytes", "lower", **params)
+
+
+def _facts(plan: Plan, disk: SampleDisk, here: Sequence[peers.Peer], problems: list[str]) -> dict[str, Any]:
+    """What the table of medians tells of the machine and the settings."""
+    return {
+        "devices": "loop on reflinked XFS, direct I/O" if os.geteuid() == 0 else "files, direct I/O",
+        "versions": {peer.name: peer.version() for peer in here},
+        "settings": {**Settings().data.model_dump(), **plan.data},
+        "repository": {"encryption": "aes-256-gcm", **_repository_settings()},
+        "size_bytes": plan.size_bytes,
+        "changed_bytes": sum(length for _, length in disk.regions),
+        "problems": problems,
+    }
+
+
+def _carry_out(run: Bench, plan: Plan, folder: Path, problems: list[str]) -> None:
+    runs: list[Run] = []
+    with reflink_folder(folder, size_bytes=max(40 * GIB, plan.size_bytes * 10)) as place:
+        disk = build(place, size_bytes=plan.size_bytes, seed=plan.seed)
+        everyone = peers.everyone(plan.tools, place)
+        here = [peer for peer in everyone if peer.is_here()]
+        problems += [f"{peer.name}: not installed" for peer in everyone if peer not in here and plan.wants(peer.name)]
+        for one in measured(plan, place, disk, here):
+            runs.append(one)
+            keep(run.results, one)
+            run.say(report.line(one))
+        facts = _facts(plan, disk, here, problems)
+    machine = {"processor": run.results.machine.processor, "cores": run.results.machine.cores, **facts}
+    run.results.versions |= facts["versions"]
+    run.results.settings |= {"data": facts["settings"], "repository": facts["repository"]}
+    run.results.details = {"machine": machine, "runs": [one.as_dict() for one in runs]}
+    for problem in problems:
+        run.note(problem)
+    for name, series in report.goals(runs).items():
+        for sample in series.samples:
+            kept = run.add("end_to_end.goal", sample, series.unit, series.better, of=name)
+            kept.target = series.target
+    typer.echo(report.table(runs, machine))
+
+
 def main(
     folder: Annotated[Path, typer.Option(help="Where images, repositories and results go; 40 GiB.")] = Path(
         "bench-data"
     ),
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    size: Annotated[float, typer.Option(help="GiB of the disk.")] = 4.0,
+    size: Annotated[float, typer.Option(min=0.01, help="GiB of the disk.")] = 4.0,
     seed: int = 1,
-    only: Annotated[
-        str, typer.Option(help="Comma-separated: mover,restic,borg,benji,zstd|dd,limit,many,s3,attach.")
-    ] = "",
+    only: Annotated[str, typer.Option(help=f"Comma-separated: {','.join(PARTS)}.")] = "",
     data: Annotated[str, typer.Option(help="JSON of data settings that differ from the defaults.")] = "{}",
     install_peers: Annotated[
-        bool, typer.Option(help="Install restic, borg, benji: apt, and environments in FOLDER.")
+        bool, typer.Option(help="Install restic, borg, benji, qemu-img: apt, and environments in FOLDER.")
     ] = False,
+    quick: Quick = False,
+    out: Out = None,
 ) -> None:
     """Measure, print a table, and write results.json beside it."""
-    tools = folder.resolve() / "peers"
-    problems = peers.install(tools) if install_peers else []
-    size_bytes = int(size * GIB)
-    settings = json.loads(data)
-    wanted = set(only.split(",")) if only else set()
-    runs: list[Run] = []
-    with reflink_folder(folder.resolve(), size_bytes=max(40, int(size * 10)) * GIB) as place:
-        disk = build(place, size_bytes=size_bytes, seed=seed)
-        hints = place / "hints.json"
-        hints.write_text(json.dumps([{"offset": o, "length": n, "exists": "true"} for o, n in disk.regions]))
-        ours = Ours(place / "mover", place / "mover-cache", settings)
-        here = [peer for kind in peers.ALL if (peer := kind(tools, place)).is_here()]
-        problems += [f"{kind.name}: not installed" for kind in peers.ALL if kind.name not in {p.name for p in here}]
-        level = settings.get("level", Settings().data.level)
-        with attached(disk.first, read_only=True) as first, attached(disk.second, read_only=True) as second:
-            for round_ in range(1, rounds + 1):
-                parts: list[tuple[str, Iterator[Run]]] = [
-                    ("limit", limit_round(first, size_bytes, level, round_)),
-                    ("mover", our_round(ours, disk, first, second, place, round_)),
-                    *(
-                        (p.name, peer_round(p, peers.Disks(first, second, hints), size_bytes, place, round_))
-                        for p in here
-                    ),
-                ]
-                for name, part in parts:
-                    for run in part if not wanted or name in wanted else ():
-                        runs.append(run)
-                        typer.echo(report.line(run))
-            once: list[tuple[str, Iterator[Run]]] = [
-                ("many", beside.many_disks(ours, disk)),
-                ("s3", beside.object_store(place, disk, first, second, settings)),
-                ("attach", beside.first_read()),
-            ]
-            for name, part in once:
-                for run in part if not wanted or name in wanted else ():
-                    runs.append(run)
-                    typer.echo(report.line(run))
-    machine = {
-        "processor": next(
-            (r.split(":")[1].strip() for r in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in r), ""
-        ),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "devices": "loop on reflinked XFS, direct I/O" if os.geteuid() == 0 else "files, direct I/O",
-        "versions": {peer.name: peer.version() for peer in here},
-        "settings": {**Settings().data.model_dump(), **settings},
-        "repository": {"encryption": "aes-256-gcm", **_repository_settings()},
-        "size_bytes": size_bytes,
-        "changed_bytes": sum(length for _, length in disk.regions),
-        "problems": problems,
-    }
-    results = {"machine": machine, "runs": [run.as_dict() for run in runs]}
-    (folder / "results.json").write_text(json.dumps(results, indent=1))
-    typer.echo(report.table(runs, machine))
+    named = settings_of(rounds=rounds, size_gib=size, seed=seed, only=only)
+    with bench("end_to_end", out, quick=quick, shows=False, **named) as run:
+        rounds, size, only = (1, 1 / 16, only or QUICK) if quick else (rounds, size, only)
+        folder = folder.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        tools = folder / "peers"
+        wanted = frozenset(only.split(",")) if only else frozenset()
+        plan = Plan(rounds, int(size * GIB), seed, wanted, _given(data, wanted), tools)
+        check_room(folder, plan.size_bytes * 6)
+        _carry_out(run, plan, folder, peers.install(tools) if install_peers else [])
+        write(folder / "results.json", run.results)
+
+
+def _given(data: str, wanted: frozenset[str]) -> dict[str, Any]:
+    """The data settings. Raises UsageError for what cannot be meant."""
+    unknown = sorted(wanted - {*PARTS})
+    if unknown:
+        raise UsageError(f"--only does not know {unknown[0]}", remedy=f"Write some of {', '.join(PARTS)}.")
+    try:
+        settings: dict[str, Any] = json.loads(data)
+        Settings.model_validate({"data": settings})
+    except ValueError as error:
+        said = str(error).splitlines()[0]
+        raise UsageError(f"--data {data} cannot be used: {said}", remedy='Write JSON such as {"level": 3}.') from None
+    return settings
 
 
 if __name__ == "__main__":

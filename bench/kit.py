@@ -32,6 +32,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it 
 Folder = Annotated[Path | None, typer.Option("--folder", help="Where it works; default: the temporary folder.")]
 Samples = Annotated[int, typer.Option("--samples", min=1, help="How often each thing is measured.")]
 
+ROOT = Path(__file__).resolve().parent.parent
 _ROOM = 64 << 20
 """Left free beside what a bench asks for: nobody else's disk is filled up."""
 
@@ -57,8 +58,8 @@ class Bench:
 
 
 @contextmanager
-def bench(name: str, out: Path | None, *, quick: bool, **settings: Any) -> Iterator[Bench]:
-    """Everything that a script does: its results are printed, and written if ``out`` is given."""
+def bench(name: str, out: Path | None, *, quick: bool, shows: bool = True, **settings: Any) -> Iterator[Bench]:
+    """Everything that a script does: its results are printed (if it shows them), and written if ``out`` is given."""
     with said_in_words(), ended_by_sigterm():
         if out is not None:
             check_place(out)
@@ -70,7 +71,8 @@ def bench(name: str, out: Path | None, *, quick: bool, **settings: Any) -> Itera
         results = run.results
         results.seconds = round(stopwatch() - started, 3)
         results.machine.load_after = round(os.getloadavg()[0], 2)
-        typer.echo(words.table(results))
+        if shows:
+            typer.echo(words.table(results))
         if out is not None:
             write(out, results)
 

@@ -32,6 +32,8 @@ _MARKS = "osD^vPX*"
 LINES_MAX = 4
 """Of a panel: more are not told apart at a glance."""
 _COLUMNS = 3
+_LEGEND_LETTERS = 84
+"""Of a row of the legend, beside the title."""
 _WIDTH = 8.6
 
 
@@ -140,7 +142,8 @@ def _panels(same: Sequence[Series], axis: str, theme: Theme) -> Figure:
         axes.set_title(title, loc="left", fontsize=9)
     handles, labels = grid[0].get_legend_handles_labels()
     if labels:
-        figure.legend(handles, labels, loc="outside upper right", ncols=4, frameon=False, fontsize=9)
+        columns = max(1, _LEGEND_LETTERS // (max(map(len, labels)) + 6))
+        figure.legend(handles, labels, loc="outside upper right", ncols=columns, frameon=False, fontsize=9)
     said = [
         words.plain(axis) + (" (ms)" if axis.endswith("_ms") else ""),
         words.circumstances(_only(same[0], common - {axis})),

@@ -1,4 +1,4 @@
-"""Runs as lines and as the table of medians, with the targets beside what was measured."""
+"""Runs of the end-to-end bench as lines and as the table of medians, and what must hold beside what was measured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from bench.measure import Run, median
+from bench import words
+from bench.measure import MIB, Run, median
+from bench.results import Better, Series, Unit
 
-OPERATIONS = ("full", "again", "incremental", "restore")
+DEDUPLICATING = ("restic", "borg", "benji")
 
 
 def line(run: Run) -> str:
@@ -39,9 +41,16 @@ def table(runs: Sequence[Run], machine: dict[str, Any]) -> str:
             f"| {max(r.peak_mib for r in same):.0f} | {median([r.stored_bytes for r in same]) / 1e6:.0f} "
             f"| {_whole_process(same)} |"
         )
-    lines += ["", "| what must hold (ratios within a round, median) | target | measured |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {target} | {value} |" for name, target, value in _targets(runs)]
+    lines += ["", "| what must hold (within a round, median) | target | measured |", "| --- | --- | --- |"]
+    for name, goal in goals(runs).items():
+        lines.append(f"| {name} | {_target(goal)} | {words.value(median(goal.samples), goal.unit)} |")
     return "\n".join(lines)
+
+
+def _target(goal: Series) -> str:
+    if goal.target is None:
+        return ""
+    return f"{'>=' if goal.better == 'higher' else '<='} {words.value(goal.target, goal.unit)}"
 
 
 def _settings(machine: dict[str, Any]) -> str:
@@ -62,38 +71,56 @@ def _whole_process(same: Sequence[Run]) -> str:
     return f"{median(found):.2f}" if found else ""
 
 
-def _targets(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
-    by_round: dict[int, dict[tuple[str, str], Run]] = defaultdict(dict)
-    for run in runs:
-        by_round[run.round][run.who, run.what] = run
-    rounds = list(by_round.values())
+class _Rounds:
+    """Runs by round, to be divided within it."""
 
-    def ratio(above: list[tuple[str, str]], below: tuple[str, str]) -> str:
-        """Fastest of ``above`` divided by ``below``, round by round."""
-        found = [
-            min(r[key].wall_s for key in above if key in r) / r[below].wall_s
-            for r in rounds
-            if below in r and any(key in r for key in above)
-        ]
-        return f"{median(found):.2f}" if found else "not measured"
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._rounds: dict[int, dict[tuple[str, str], Run]] = defaultdict(dict)
+        for run in runs:
+            self._rounds[run.round][run.who, run.what] = run
 
-    def both(what: str) -> list[tuple[str, str]]:
-        return [("restic", what), ("borg", what)]
+    def fastest(self, who: Sequence[str], what: str, *, by: tuple[str, str]) -> list[float]:
+        """Wall seconds of the fastest of them, divided by those of ``by``."""
+        found = []
+        for runs in self._rounds.values():
+            walls = [runs[name, what].wall_s for name in who if (name, what) in runs]
+            if walls and by in runs:
+                found.append(min(walls) / runs[by].wall_s)
+        return found
+
+
+def goals(runs: Sequence[Run]) -> dict[str, Series]:
+    """What must hold and what was measured of it, sample by sample; what was not measured is left out."""
+    rounds = _Rounds(runs)
+
+    def over(who: Sequence[str], what: str) -> list[float]:
+        return rounds.fastest(who, what, by=("mover", what))
 
     mine = [run for run in runs if run.who == "mover" and not run.what.startswith("S3")]
-    on_s3 = [run.peak_mib for run in runs if run.what.startswith("S3")]
-    waits = [run.wall_s for run in runs if run.what == "attach to read"]
-    lags = [run.more["lag_p99_ms"] for run in mine if run.what == "full"]
-    return [
-        ("full: fastest of restic and borg / ours", ">= 1.8", ratio(both("full"), ("mover", "full"))),
-        ("full: limit / ours", ">= 0.65", ratio([("limit", "full")], ("mover", "full"))),
-        ("full again: ours / fio's read", "<= 1.5", ratio([("mover", "again")], ("limit", "fio read"))),
-        ("incremental: fastest of them / ours", ">= 5", ratio(both("incremental"), ("mover", "incremental"))),
-        ("incremental: benji with hints / ours", "", ratio([("benji", "incremental")], ("mover", "incremental"))),
-        ("restore: fastest of them / ours", ">= 3", ratio(both("restore"), ("mover", "restore"))),
-        ("restore: zstd, dd / ours", ">= 1.2", ratio([("zstd|dd", "restore")], ("mover", "restore"))),
-        ("memory, largest of ours, MiB", "<= 300", f"{max((run.peak_mib for run in mine), default=0):.0f}"),
-        ("memory, largest to and from S3, MiB", "<= 400", f"{max(on_s3):.0f}" if on_s3 else "not measured"),
-        ("attach answered to first read, s", "<= 1", f"{median(waits):.3f}" if waits else "not measured"),
-        ("event-loop lag p99 in a full, ms", "<= 20", f"{median(lags):.1f}" if lags else "not measured"),
+    on_s3 = [run.peak_mib * MIB for run in runs if run.what.startswith("S3")]
+    again = rounds.fastest(["mover"], "again", by=("limit", "fio read"))
+    peak = [max((run.peak_mib * MIB for run in mine), default=0.0)] if mine else []
+    found: list[tuple[str, Unit, Better, float | None, list[float]]] = [
+        ("full: fastest deduplicating / ours", "ratio", "higher", 2.5, over(DEDUPLICATING, "full")),
+        ("full: limit / ours", "share", "higher", 0.7, over(["limit"], "full")),
+        ("full: qemu-img / ours", "ratio", "neither", None, over(["qemu-img"], "full")),
+        ("full again: ours / fio's read", "ratio", "lower", 1.5, again),
+        ("incremental: borg / ours", "ratio", "higher", 8.0, over(["borg"], "incremental")),
+        ("incremental: benji with hints / ours", "ratio", "higher", 5.0, over(["benji"], "incremental")),
+        ("restore: fastest deduplicating / ours", "ratio", "higher", 4.0, over(DEDUPLICATING, "restore")),
+        ("restore: zstd, dd / ours", "ratio", "higher", 1.5, over(["zstd|dd"], "restore")),
+        ("restore: qemu-img / ours", "ratio", "neither", None, over(["qemu-img"], "restore")),
+        ("memory, largest of ours", "bytes", "lower", 300 * MIB, peak),
+        ("memory, largest to and from S3", "bytes", "lower", 400 * MIB, [max(on_s3)] if on_s3 else []),
+        ("attach answered to first read", "s", "lower", 1.0, [r.wall_s for r in runs if r.what == "attach to read"]),
+        ("event-loop lag p99 in a full", "s", "lower", 0.02, _lags(mine)),
     ]
+    return {
+        name: Series(name="goal", unit=unit, better=better, samples=samples, target=target)
+        for name, unit, better, target, samples in found
+        if samples
+    }
+
+
+def _lags(mine: Sequence[Run]) -> list[float]:
+    return [run.more["lag_p99_ms"] / 1000 for run in mine if run.what == "full"]

@@ -23,16 +23,20 @@ from mover.units import format_duration, format_size
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
-def page(runs: Sequence[Results]) -> str:
+Drawn = Sequence[tuple[Results, Sequence[Picture]]]
+"""Results with their pictures."""
+
+
+def page(drawn: Drawn) -> str:
     """The whole document."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
-    return template.render(runs=[_run(results) for results in runs])
+    return template.render(runs=[_run(results, found) for results, found in drawn])
 
 
-def _run(results: Results) -> dict[str, Any]:
+def _run(results: Results, found: Sequence[Picture]) -> dict[str, Any]:
     machine = results.machine
     facts = [
         ("Machine", f"{machine.processor}, {machine.cores} cores, {format_size(machine.memory_bytes)}"),
@@ -48,13 +52,13 @@ def _run(results: Results) -> dict[str, Any]:
         "started_at": results.started_at,
         "facts": [(name, value) for name, value in facts if value],
         "notes": results.notes,
-        "parts": list(_parts(results)),
+        "parts": list(_parts(results, found)),
         "missed": [series.name for series in results.series if words.is_met(series) is False],
     }
 
 
-def _parts(results: Results) -> Iterator[dict[str, Any]]:
-    drawn = {picture.title: picture for picture in pictures(results)}
+def _parts(results: Results, found: Sequence[Picture]) -> Iterator[dict[str, Any]]:
+    drawn = {picture.title: picture for picture in found}
     for name in dict.fromkeys(series.name for series in results.series):
         same = [series for series in results.series if series.name == name]
         yield {"name": name, "picture": _embedded(drawn.get(name)), "rows": [_row(series) for series in same]}
@@ -80,14 +84,12 @@ def _row(series: Series) -> dict[str, Any]:
     }
 
 
-def _save_pictures(runs: Sequence[Results], folder: Path) -> int:
+def _save_pictures(drawn: Drawn, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    count = 0
-    for results in runs:
-        for picture in pictures(results):
-            write_whole(folder / f"{results.bench}-{picture.title}.png", picture.png["light"])
-            count += 1
-    return count
+    names = [(f"{results.bench}-{picture.title}.png", picture) for results, found in drawn for picture in found]
+    for name, picture in names:
+        write_whole(folder / name, picture.png["light"])
+    return len(names)
 
 
 def main(
@@ -98,11 +100,11 @@ def main(
     """Draw results into one page."""
     with said_in_words():
         check_place(out)
-        runs = [read(path) for path in results]
-        write_whole(out, page(runs).encode())
+        drawn = [(run, list(pictures(run))) for run in [read(path) for path in results]]
+        write_whole(out, page(drawn).encode())
         typer.echo(f"{out}: {format_size(out.stat().st_size)}")
         if images is not None:
-            typer.echo(f"{images}: {_save_pictures(runs, images)} pictures")
+            typer.echo(f"{images}: {_save_pictures(drawn, images)} pictures")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import resource
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,8 @@ from scipy import stats
 from bench import ours
 from bench.kit import Bench, Folder, Out, Quick, bench, settings_of, work_folder
 from bench.sample_disk import attached, empty_target
-from mover.cli.bench import memory_bytes
 from mover.cli.sample import Sample
+from mover.cli.trial import memory_bytes
 from mover.clock import SystemClock, stopwatch
 from mover.config import Settings
 from mover.pipeline.flow import Budget
@@ -44,7 +44,7 @@ GROWTH = MIB
 WARM_SHARE = 1 / 3
 """Of the rounds, left out: pools fill, threads come when they are first needed, and bring their memory."""
 JUDGED_ROUNDS = 200
-"""Fewer say nothing of descriptors and threads: the local index holds up to 64 files before it joins them."""
+"""Fewer say nothing of what grows: threads come as they are first needed, the index joins its files at 64."""
 SLACK = 2
 """Descriptors or threads by which the last third may exceed the one before."""
 _MOST_POINTS = 1000
@@ -60,7 +60,9 @@ class State:
     seconds: float
     memory: int
     descriptors: int
+    """Without those of the local index, whose files are joined when they are many."""
     threads: int
+    index_files: int
     budget: int
     sessions: int
 
@@ -172,7 +174,8 @@ class Soak:
         return State(
             seconds=stopwatch() - self._began,
             memory=memory_bytes(),
-            **_held(),
+            **_held(self._place),
+            index_files=len(list((self._place / "cache").rglob("*.segment"))),
             budget=self._budget.used_bytes,
             sessions=len(await repository.leftovers()),
         )
@@ -182,8 +185,14 @@ def _are_alike(source: Path, target: Path) -> bool:
     return subprocess.run(["cmp", "-s", str(source), str(target)], check=False).returncode == 0
 
 
-def _held() -> dict[str, int]:
-    return {"descriptors": len(os.listdir("/proc/self/fd")), "threads": threading.active_count()}
+def _held(cache: Path | None = None) -> dict[str, int]:
+    """Descriptors, but those of files below ``cache``, and threads."""
+    prefix = f"{cache}/" if cache else "//"
+    count = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing itself
+            count += not os.readlink(f"/proc/self/fd/{entry}").startswith(prefix)
+    return {"descriptors": count, "threads": threading.active_count()}
 
 
 def _more(before: dict[str, int]) -> dict[str, int]:
@@ -208,9 +217,10 @@ def loops_below(folder: Path) -> list[str]:
 
 def _add(run: Bench, soak: Soak, growth: Slope | None) -> None:
     for state in soak.states:
-        for name, unit in (("memory", "bytes"), ("descriptors", "count"), ("threads", "count")):
-            series = run.add(f"soak.{name}", getattr(state, name), unit, "lower")
-            series.in_order_of = "round"
+        run.add("soak.memory", state.memory, "bytes", "lower").in_order_of = "round"
+        for name in ("descriptors", "threads"):
+            run.add(f"soak.{name}", getattr(state, name), "count", "lower").in_order_of = "round"
+        run.add("soak.index_files", state.index_files, "count", "neither").in_order_of = "round"
     if len(soak.states) < JUDGED_ROUNDS:
         run.note(f"too few rounds to judge whether anything grows: it takes {JUDGED_ROUNDS}")
     if growth is None:

@@ -1,0 +1,148 @@
+"""Each script of the bench kit, once and tiny: what it writes, and what it leaves when it is stopped."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from bench import fio
+from bench.device import loop_of
+from bench.results import Results, read
+from bench.soak import loops_below
+from mover.errors import UsageError
+from tests.support.source import ROOT
+
+SCRIPTS = {
+    "sketch": {"hash.rate", "zstd.rate", "aes_gcm.rate", "memory.copy.rate", "device.read.rate", "store.put.rate"},
+    "device": {"device.read.rate", "device.read.cpu"},
+    "seal": {"seal.bare.rate", "seal.new.cpu", "seal.known.cpu", "seal.open.rate"},
+    "store": {"store.put.rate", "store.get.latency", "store.range.cpu", "store.list.name"},
+    "scale": {"scale.rate", "scale.kept", "scale.budget_wait"},
+    "soak": {"soak.memory", "soak.descriptors", "soak.threads"},
+}
+
+
+def run(script: str, *arguments: object) -> tuple[int, str]:
+    """In this process: exit code, and all that it said."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(importlib.import_module(f"bench.{script}").main)
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def quick(script: str, place: Path, *arguments: object) -> Results:
+    """Its results; nothing else is left."""
+    work, out = place / "work", place / "out.json"
+    folder = () if script == "seal" else ("--folder", work)
+    code, said = run(script, "--quick", "--out", out, *folder, *arguments)
+    assert code == 0, said
+    assert list(work.iterdir() if work.exists() else ()) == []
+    assert loops_below(work) == []
+    return read(out)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_measures_what_it_says(script, tmp_path):
+    arguments = ("--disks", "1,2", "--latencies", "2") if script == "scale" else ()
+    results = quick(script, tmp_path, *arguments)
+    assert results.bench == script
+    assert {series.name for series in results.series} >= SCRIPTS[script]
+    assert "a quick run: the sizes are too small for figures" in results.notes
+    assert all(sample >= 0 for series in results.series for sample in series.samples)
+
+
+def test_end_to_end_measures_ours_and_what_must_hold(tmp_path):
+    out = tmp_path / "out.json"
+    code, said = run("end_to_end", "--quick", "--only", "mover", "--folder", tmp_path / "work", "--out", out)
+    assert code == 0, said
+    assert loops_below(tmp_path / "work") == []
+    results = read(out)
+    assert read(tmp_path / "work" / "results.json").series == results.series
+    measured = {series.params["operation"] for series in results.series if series.name == "end_to_end.wall"}
+    assert measured == {"full", "again", "incremental", "restore"}
+    assert "| mover | incremental | 1 |" in said
+    assert "| memory, largest of ours | <= 300 MiB |" in said
+
+
+def test_a_device_is_read_and_never_written(tmp_path):
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(range(256)) * (4 << 12))
+    before = disk.read_bytes(), disk.stat().st_mtime_ns
+    results = quick("device", tmp_path, "--device", disk)
+    assert {series.params["device"] for series in results.series} == {str(disk)}
+    assert (disk.read_bytes(), disk.stat().st_mtime_ns) == before
+
+
+def test_without_fio_ours_stands_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(4 << 20))
+    results = quick("device", tmp_path, "--device", disk)
+    assert {series.params["by"] for series in results.series} == {"threads", "pipeline"}
+    assert any("fio is not installed" in note for note in results.notes)
+    assert results.versions["fio"] == "none"
+
+
+def test_without_root_there_are_no_loop_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with loop_of(tmp_path / "none", 512) as device:
+        assert device is None
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("device", ["--device", "/nowhere/disk"], "/nowhere/disk cannot be read"),
+        ("device", ["--device", "/dev/null"], "neither a block device nor a file"),
+        ("device", ["--size", "much"], "is not a size"),
+        ("store", ["--url", "s3://bucket/x", "--option", "endpoint"], "is not NAME=VALUE"),
+        ("store", ["--url", "ftp://x/y"], "ftp"),
+        ("scale", ["--disks", "1,two"], "is not a list of numbers"),
+        ("scale", ["--disks", "1.5"], "is not a list of numbers"),
+        ("scale", ["--budget", "1MiB"], "data.budget"),
+        ("end_to_end", ["--only", "everyone"], "--only does not know everyone"),
+        ("end_to_end", ["--data", "{"], "--data { cannot be used"),
+        ("end_to_end", ["--data", '{"levl": 3}'], "cannot be used"),
+        ("soak", ["--out", "/nowhere/at/all.json"], "/nowhere/at does not exist"),
+        ("report_html", ["/nowhere/a.json"], "/nowhere/a.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_words(script, arguments, said, tmp_path):
+    work = [] if script == "report_html" else ["--folder", tmp_path / "work", "--quick"]
+    code, text = run(script, *arguments, *work)
+    assert code == (4 if "/dev/null" in arguments else 2), text
+    assert said in text.replace("\n", " ")
+    assert not any((tmp_path / "work").rglob("*.json"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_bench_that_is_stopped_leaves_nothing(number, tmp_path):
+    out, work = tmp_path / "out.json", tmp_path / "work"
+    command = [sys.executable, "-m", "bench.scale", "--seconds", "60", "--latencies", "2000", "--folder", str(work)]
+    with subprocess.Popen(
+        [*command, "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "sample 1" in process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == 130, said
+    assert said.endswith("Stopped before the end: nothing was written.\n")
+    assert not out.exists()
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.skipif(fio.version() is None, reason="fio is not installed")
+def test_fio_says_what_is_wrong(tmp_path):
+    with pytest.raises(UsageError, match="fio cannot read"):
+        fio.read_rate(tmp_path / "none", read_bytes=4096, size_bytes=4096, depth=1)
