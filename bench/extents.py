@@ -24,14 +24,16 @@ import numpy as np
 import typer
 
 from bench import known
+from bench.kit import Bench, Folder, Out, Quick, Samples, bench, settings_of, work_folder
 from bench.known import Spent
 from bench.sample_disk import attached, reflink_folder
 from mover.config import DataSettings
 from mover.device.direct import DirectDevice
+from mover.errors import UsageError
 from mover.model.region import RegionKind, Regions
+from mover.units import GIB, KIB, MIB, align_up
 
-REGION_BYTES = 64 << 10
-MIB, GIB = 1 << 20, 1 << 30
+REGION_BYTES = 64 * KIB
 _FICLONERANGE = 0x4020940D
 _STRIDE_BLOCKS = 2
 """A region in every second block: no two are neighbours, so each is a read of its own."""
@@ -69,56 +71,62 @@ def scattered(count: int, block_bytes: int, size_bytes: int) -> Regions:
 def disk(folder: Path, *, size_bytes: int, unique_bytes: int) -> Iterator[Path]:
     """A device of that size whose data are ``unique_bytes`` of random ones, over and over."""
     seed, image = folder / "seed.raw", folder / "scattered.raw"
-    if not seed.exists() or seed.stat().st_size != unique_bytes:
-        dice = Random(1)
-        with seed.open("wb") as file:
-            for _ in range(unique_bytes // MIB):
-                file.write(dice.randbytes(MIB))
-            os.fsync(file.fileno())
-    with seed.open("rb") as source, image.open("wb") as target:
-        for start in range(0, size_bytes, unique_bytes):
-            length = min(unique_bytes, size_bytes - start)
-            fcntl.ioctl(target.fileno(), _FICLONERANGE, pack("qQQQ", source.fileno(), 0, length, start))
+    dice = Random(1)
+    with seed.open("wb") as file:
+        for _ in range(unique_bytes // MIB):
+            file.write(dice.randbytes(MIB))
+        os.fsync(file.fileno())
     try:
-        with attached(image, read_only=True) as device:
-            yield device
-    finally:
-        image.unlink()
+        with seed.open("rb") as source, image.open("wb") as target:
+            for start in range(0, size_bytes, unique_bytes):
+                length = min(unique_bytes, size_bytes - start)
+                fcntl.ioctl(target.fileno(), _FICLONERANGE, pack("qQQQ", source.fileno(), 0, length, start))
+    except OSError as error:
+        raise UsageError(
+            f"{folder} has no reflinks: {error.strerror}", remedy="Run as root, or name a --folder on XFS or Btrfs."
+        ) from None
+    with attached(image, read_only=True) as device:
+        yield device
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="On a file system with reflinks, unless root; 12 GiB.")] = Path(
-        "bench-data"
-    ),
+    folder: Folder = None,
     regions: Annotated[int, typer.Option(min=1)] = 100_000,
-    block: Annotated[int, typer.Option(help="KiB of a block, and of each read.")] = 256,
-    depth: Annotated[int, typer.Option(help="Reads in flight.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    block: Annotated[int, typer.Option(min=256, help="KiB of a block, and of each read.")] = 256,
+    depth: Annotated[int, typer.Option(min=1, help="Reads in flight.")] = 4,
+    samples: Samples = 3,
+    out: Out = None,
+    quick: Quick = False,
 ) -> None:
     """Interleaved rounds of fio, of our read path alone, and of it with the hash."""
-    block_bytes = block << 10
-    size_bytes = -(-regions * _STRIDE_BLOCKS * block_bytes // GIB) * GIB
+    regions, samples, unique_bytes = (200, 1, 64 * MIB) if quick else (regions, samples, 4 * GIB)
+    block_bytes = block * KIB
+    size_bytes = align_up(regions * _STRIDE_BLOCKS * block_bytes, unique_bytes)
     data = DataSettings(block_size=block_bytes, readers=depth)
     where = scattered(regions, block_bytes, size_bytes)
     with (
-        reflink_folder(folder.resolve(), size_bytes=40 * GIB) as place,
-        disk(place, size_bytes=size_bytes, unique_bytes=4 * GIB) as device,
+        bench("extents", out, quick=quick, **settings_of(regions=regions, block_kib=block, depth=depth)) as run,
+        work_folder(folder, unique_bytes + 512 * MIB) as work,
+        reflink_folder(work, size_bytes=unique_bytes + 2 * GIB) as place,
+        disk(place, size_bytes=size_bytes, unique_bytes=unique_bytes) as device,
         DirectDevice.open_source(device) as source,
     ):
-        for round_ in range(1, rounds + 1):
+        for _ in range(samples):
             peer = fio(device, block_bytes=block_bytes, reads=regions, depth=depth)
-            _say(round_, "fio randread", peer, peer)
+            _add(run, "fio", peer, peer)
             for name, hashed in (("read path", False), ("read and hash", True)):
-                _say(round_, name, asyncio.run(known.copy([source], where, data, hashed=hashed)), peer)
+                _add(run, name, asyncio.run(known.copy([source], where, data, hashed=hashed)), peer)
 
 
-def _say(round_: int, name: str, spent: Spent, peer: Spent) -> None:
-    each = 1e6 / spent.blocks
+def _add(run: Bench, by: str, spent: Spent, peer: Spent) -> None:
     share = (spent.blocks / spent.wall_s) / (peer.blocks / peer.wall_s)
-    typer.echo(
-        f"round {round_}  {name:14} {spent.wall_s:6.2f} s  {spent.blocks / spent.wall_s:8.0f} reads/s  "
-        f"{share:5.0%} of fio  CPU us a region: {spent.user_s * each:5.1f} user + {spent.system_s * each:5.1f} system"
-    )
+    each = 1e6 / spent.blocks
+    better = "neither" if by == "fio" else "higher"
+    run.add("extents.of_fio", share, "share", better, by=by).target = None if by == "fio" else 0.6
+    cpu = run.add("extents.cpu", spent.cpu_s * each, "us", "lower", by=by)
+    cpu.target = 60.0 if by == "read path" else None
+    run.add("extents.cpu_system", spent.system_s * each, "us", "neither", by=by)
+    run.add("extents.wall", spent.wall_s * each, "us", "lower", by=by)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from typing import Annotated
 import typer
 
 from bench import known
+from bench.kit import Out, Quick, Samples, bench, settings_of
 from mover.clock import stopwatch
 from mover.config import DataSettings
-
-MIB = 1 << 20
+from mover.units import MIB
 
 
 class LateDisk:
@@ -29,7 +29,7 @@ class LateDisk:
         self.name, self.size_bytes = name, size_bytes
         self._s_per_byte = s_per_mib / MIB
 
-    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:  # noqa: ARG002 - as devices have it
         sleep(len(buffer) * self._s_per_byte)
 
     def close(self) -> None:
@@ -55,29 +55,30 @@ def bare(disks: list[LateDisk], *, depth: int, read_bytes: int) -> float:
 
 def main(
     disks: Annotated[int, typer.Option(min=1)] = 8,
-    depth: Annotated[int, typer.Option(help="Reads in flight per disk (data.readers).")] = 4,
-    block: Annotated[int, typer.Option(help="KiB of a block.")] = 1024,
-    late_ms: Annotated[float, typer.Option(help="Per MiB.")] = 2.0,
-    budget: Annotated[int, typer.Option(help="MiB of data.budget.")] = 128,
-    seconds: Annotated[float, typer.Option(help="That a round ought to take.")] = 4.0,
+    depth: Annotated[int, typer.Option(min=1, help="Reads in flight per disk (data.readers).")] = 4,
+    late_ms: Annotated[float, typer.Option(min=0.1, help="Per MiB.")] = 2.0,
+    budget: Annotated[int, typer.Option(min=64, help="MiB of data.budget.")] = 128,
+    seconds: Annotated[float, typer.Option(min=0.01, help="That a round ought to take.")] = 4.0,
     hashed: Annotated[bool, typer.Option(help="Hash every block: bound by the cores at some depth.")] = False,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    samples: Samples = 3,
+    out: Out = None,
+    quick: Quick = False,
 ) -> None:
     """Interleaved rounds of bare threads and of the pipeline."""
-    data = DataSettings(block_size=block << 10, readers=depth, budget=budget * MIB)
-    ideal = depth * MIB / (late_ms / 1000)
-    size_bytes = int(seconds * ideal) // (MIB * depth) * MIB * depth
-    all_disks = [LateDisk(f"late-{n}", size_bytes, s_per_mib=late_ms / 1000) for n in range(disks)]
-    for round_ in range(1, rounds + 1):
-        threads = bare(all_disks, depth=depth, read_bytes=block << 10)
-        spent = asyncio.run(known.copy(all_disks, None, data, hashed=hashed))
-        reached = spent.size_bytes / spent.wall_s
-        typer.echo(
-            f"round {round_}  {disks} disks, depth {depth}: allowed {disks * ideal / MIB:7.0f} MiB/s  "
-            f"bare threads {threads / MIB:7.0f} ({threads / disks / ideal:4.0%})  "
-            f"pipeline {reached / MIB:7.0f} ({reached / disks / ideal:4.0%})  "
-            f"CPU us a block {spent.cpu_s / spent.blocks * 1e6:5.1f}"
-        )
+    seconds, samples = (0.05, 1) if quick else (seconds, samples)
+    allowed = depth * MIB / (late_ms / 1000)
+    size_bytes = max(1, int(seconds * allowed) // (MIB * depth)) * MIB * depth
+    late = [LateDisk(f"late-{n}", size_bytes, s_per_mib=late_ms / 1000) for n in range(disks)]
+    data = DataSettings(readers=depth, budget=budget * MIB)
+    given = settings_of(disks=disks, depth=depth, late_ms=late_ms, budget_mib=budget, hashed=hashed)
+    with bench("latency", out, quick=quick, **given) as run:
+        for _ in range(samples):
+            reached = bare(late, depth=depth, read_bytes=MIB)
+            run.add("latency.kept", reached / disks / allowed, "share", "neither", by="bare threads", depth=depth)
+            spent = asyncio.run(known.copy(late, None, data, hashed=hashed))
+            share = spent.size_bytes / spent.wall_s / disks / allowed
+            run.add("latency.kept", share, "share", "higher", by="mover", depth=depth).target = 0.9
+            run.add("latency.cpu", spent.cpu_s / spent.blocks * 1e6, "us", "lower", depth=depth)
 
 
 if __name__ == "__main__":

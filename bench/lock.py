@@ -4,13 +4,12 @@ The real pipeline and repository on blocks of 4 KiB, so that hash, zstd and AES,
 without the lock, take next to nothing. ``held``: CPU of a block on one reader and one compute
 thread, the natives' few microseconds included, hence an upper bound. ``reached``: reads and
 compression sleep as long as they take for a true block, as on a node with a core for each
-thread; what the lock then lets through is measured, not projected.
+thread; what the lock then lets through is measured, not projected; so many threads on fewer cores make it worse.
 """
 
 from __future__ import annotations
 
 import asyncio
-import resource
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +22,9 @@ from unittest.mock import patch
 
 import typer
 
-from mover.clock import SystemClock, stopwatch
+from bench.kit import Bench, Out, Quick, Samples, bench, settings_of
+from bench.kit import Spent as Watch
+from mover.clock import SystemClock
 from mover.config import DataSettings
 from mover.model.point import ReadMode
 from mover.model.region import Regions
@@ -37,27 +38,27 @@ from mover.repository.layout import Codec
 from mover.repository.repository import Repository
 from mover.repository.session import Session
 from mover.storage.memory import MemoryStore
+from mover.units import MIB
 
 BLOCK_BYTES = 4096
-MIB = 1 << 20
-GB = 1e9
 READ_S_PER_MIB, COMPUTE_S_PER_MIB = 0.5e-3, 1.9e-3
 """A read from a cluster; hash and zstd 1 of real data on one core."""
 
 
 class NumberedDisk:
-    """Every block differs in its first bytes; a read takes ``read_s``, outside the lock."""
+    """Every block differs in its first bytes; reading one takes ``read_s``, outside the lock."""
 
     sector_bytes = BLOCK_BYTES
 
-    def __init__(self, name: str, blocks: int, read_s: float) -> None:
-        self.name, self.size_bytes = name, blocks * BLOCK_BYTES
-        self._read_s, self._salt = read_s, hash(name) & 0xFFFF_FFFF
+    def __init__(self, number: int, blocks: int, read_s: float) -> None:
+        self.name, self.size_bytes = f"disk-{number}", blocks * BLOCK_BYTES
+        self._read_s, self._stamp = read_s, (number << 64) + 1
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
-        buffer[:16] = (offset_bytes + 1 + (self._salt << 64)).to_bytes(16, "little")
+        for start in range(0, len(buffer), BLOCK_BYTES):
+            buffer[start : start + 16] = (self._stamp + offset_bytes + start).to_bytes(16, "little")
         if self._read_s:
-            sleep(self._read_s)
+            sleep(self._read_s * (len(buffer) // BLOCK_BYTES))
 
     def close(self) -> None:
         pass
@@ -103,20 +104,16 @@ async def open_session() -> AsyncIterator[Session]:
 
 async def copy(disks: list[NumberedDisk], data: DataSettings, *, twice: bool) -> Spent:
     """Copy the disks side by side. twice: measure the second time, when all blocks are known."""
-    spent = Spent(0, 0, 0)
     async with open_session() as session:
         with Workers(data, Budget(data.budget)) as workers:
             for _ in range(2 if twice else 1):
-                used, started = _cpu_s(), stopwatch()
-                async with asyncio.TaskGroup() as group:
-                    for disk in disks:
-                        work = copy_disk(
-                            _job(disk.size_bytes), workers=workers, session=session, device=disk, meter=Meter()
-                        )
-                        group.create_task(work)
-                blocks = sum(disk.size_bytes for disk in disks) // BLOCK_BYTES
-                spent = Spent(stopwatch() - started, _cpu_s() - used, blocks)
-    return spent
+                with Watch() as watch:
+                    async with asyncio.TaskGroup() as group:
+                        for disk in disks:
+                            job = _job(disk.size_bytes)
+                            work = copy_disk(job, workers=workers, session=session, device=disk, meter=Meter())
+                            group.create_task(work)
+    return Spent(watch.wall_s, watch.cpu_s, sum(disk.size_bytes for disk in disks) // BLOCK_BYTES)
 
 
 def _job(size_bytes: int) -> DiskCopy:
@@ -130,49 +127,50 @@ def _job(size_bytes: int) -> DiskCopy:
     )
 
 
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def _settings(readers: int, compute: int) -> DataSettings:
-    return DataSettings().model_copy(
-        update={"block_size": BLOCK_BYTES, "read_size": BLOCK_BYTES, "readers": readers, "compute_threads": compute}
-    )
+def _settings(mib: int, readers: int, compute: int) -> DataSettings:
+    """As shipped, but for the size of blocks: as many of them go together as would of true ones."""
+    together = max(1, DataSettings().read_size // (mib * MIB))
+    small = {"block_size": BLOCK_BYTES, "read_size": together * BLOCK_BYTES}
+    return DataSettings().model_copy(update={**small, "readers": readers, "compute_threads": compute})
 
 
 def main(
-    blocks: Annotated[int, typer.Option(help="Blocks a measurement.")] = 40_000,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
-    compute: Annotated[str, typer.Option(help="Compute threads (cores) to try.")] = "8,16,32",
+    blocks: Annotated[int, typer.Option(min=100, help="Blocks a measurement.")] = 40_000,
+    cores: Annotated[str, typer.Option(help="Compute threads to try, each as on a core of its own.")] = "8,16,32",
+    samples: Samples = 3,
+    out: Out = None,
+    quick: Quick = False,
 ) -> None:
-    """Print microseconds a block, and what follows in GB/s."""
-    for round_ in range(1, rounds + 1):
-        for name, twice in (("new", False), ("known", True)):
-            spent = asyncio.run(copy([NumberedDisk("one", blocks, 0.0)], _settings(1, 1), twice=twice))
-            held_s = spent.cpu_s / spent.blocks
-            typer.echo(
-                f"round {round_}  {name:5} blocks: held {held_s * 1e6:5.1f} us at most: "
-                f"{MIB / held_s / GB:5.1f} GB/s at 1 MiB, {4 * MIB / held_s / GB:5.1f} GB/s at 4 MiB"
-            )
-        for mib in (1, 4):
-            for threads in (int(text) for text in compute.split(",")):
-                _reach(round_, blocks, mib, threads)
+    """Microseconds a block, and what follows: bytes a second that one process can reach at most."""
+    blocks, cores, samples = (800, "4", 1) if quick else (blocks, cores, samples)
+    with bench("lock", out, quick=quick, **settings_of(blocks=blocks, cores=cores)) as run:
+        for _ in range(samples):
+            for mib in (1, 4):
+                for kind in ("new", "known"):
+                    _hold(run, blocks, mib, kind)
+                for threads in (int(text) for text in cores.split(",")):
+                    _reach(run, blocks, mib, threads)
 
 
-def _reach(round_: int, blocks: int, mib: int, threads: int) -> None:
+def _hold(run: Bench, blocks: int, mib: int, kind: str) -> None:
+    disk = NumberedDisk(0, blocks, 0.0)
+    spent = asyncio.run(copy([disk], _settings(mib, 1, 1), twice=kind == "known"))
+    held_s = spent.cpu_s / spent.blocks
+    run.add("lock.held", held_s * 1e6, "us", "lower", block_mib=mib, kind=kind)
+    run.add("lock.projected", mib * MIB / held_s, "B/s", "higher", block_mib=mib, kind=kind).target = 5e9
+
+
+def _reach(run: Bench, blocks: int, mib: int, threads: int) -> None:
     """Eight disks, as many threads as cores would be: what comes through."""
     number = 8
     readers = max(2, round(threads * READ_S_PER_MIB / COMPUTE_S_PER_MIB / number) + 1)
-    disks = [NumberedDisk(f"disk-{n}", blocks // number, mib * READ_S_PER_MIB) for n in range(number)]
+    disks = [NumberedDisk(n, blocks // number, mib * READ_S_PER_MIB) for n in range(number)]
     with patch.object(LateCodecs, "pack_s", mib * COMPUTE_S_PER_MIB):
-        spent = asyncio.run(copy(disks, _settings(readers, threads), twice=False))
-    ideal = threads / COMPUTE_S_PER_MIB * MIB / GB
-    reached = spent.blocks * mib * MIB / spent.wall_s / GB
-    typer.echo(
-        f"round {round_}  new blocks of {mib} MiB, {threads:2} cores: reached {reached:5.1f} GB/s, "
-        f"{reached / ideal:4.0%} of what the cores could compress"
-    )
+        spent = asyncio.run(copy(disks, _settings(mib, readers, threads), twice=False))
+    reached = spent.blocks * mib * MIB / spent.wall_s
+    run.add("lock.reached", reached, "B/s", "higher", block_mib=mib, cores=threads)
+    allowed = threads / COMPUTE_S_PER_MIB * MIB
+    run.add("lock.reached_of_cores", reached / allowed, "share", "higher", block_mib=mib, cores=threads)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from random import Random
 from typing import Annotated
 
 import typer
 
 from bench.driver import Ours
-from bench.measure import MIB, Run, median
-from bench.sample_disk import attached, reflink_folder
+from bench.kit import Bench, Folder, Out, Quick, Samples, bench, settings_of, work_folder
+from bench.measure import Run
+from mover.units import GIB, MIB
 from tests.support.servers import BUCKET, seaweed_in
-
-GIB = 1 << 30
 
 
 def random_disk(path: Path, size_bytes: int) -> Path:
-    """A file of random bytes, made once."""
-    if not path.exists() or path.stat().st_size != size_bytes:
-        dice = Random(1)
-        with path.open("wb") as file:
-            for _ in range(size_bytes // MIB):
-                file.write(dice.randbytes(MIB))
-            os.fsync(file.fileno())
+    """A file of random bytes."""
+    with path.open("wb") as file:
+        for _ in range(size_bytes // MIB):
+            file.write(os.urandom(MIB))
+        os.fsync(file.fileno())
     return path
 
 
@@ -38,48 +34,53 @@ def process_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def full(ours: Ours, device: Path, name: str, round_: int, uploads: int) -> Run:
-    ours.prepare()
-    return ours.run(name, round_, devices=[str(device)], point="0001", uploads=uploads)
-
-
 def main(
-    folder: Annotated[Path, typer.Option(help="Where disk and repositories go; about 8 times the size.")] = Path(
-        "bench-data"
-    ),
-    size: Annotated[float, typer.Option(help="GiB of the disk.")] = 2.0,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
-    uploads: Annotated[str, typer.Option(help="Numbers of repository.uploads to try.")] = "2",
-    data: Annotated[str, typer.Option(help="MiB of data.budget.")] = "128",
+    folder: Folder = None,
+    size: Annotated[int, typer.Option(min=1, help="MiB of the disk.")] = 2048,
+    uploads: Annotated[str, typer.Option(help="Numbers of repository.uploads to try.")] = "1,2,16",
+    budget: Annotated[int, typer.Option(min=64, help="MiB of data.budget.")] = 128,
+    samples: Samples = 3,
+    out: Out = None,
+    quick: Quick = False,
 ) -> None:
-    """Interleaved rounds; prints CPU seconds a GiB, the difference, and the peak of memory."""
-    settings = {"budget": int(data) * MIB}
-    with reflink_folder(folder.resolve(), size_bytes=40 * GIB) as place:
-        disk = random_disk(place / "random.raw", int(size * GIB))
-        with attached(disk, read_only=True) as device:
+    """Interleaved rounds: CPU seconds a GiB, ours and the server's, and the peak of our memory."""
+    size, uploads, samples = (64, "2", 1) if quick else (size, uploads, samples)
+    given = settings_of(size_mib=size, uploads=uploads, budget_mib=budget)
+    with (
+        bench("object_cost", out, quick=quick, **given) as run,
+        work_folder(folder, 3 * size * MIB) as work,
+    ):
+        disk = random_disk(work / "random.raw", size * MIB)
+        for _ in range(samples):
             for number in (int(text) for text in uploads.split(",")):
-                differences = []
-                for round_ in range(1, rounds + 1):
-                    here = Ours(place / "cost-folder", place / "cost-cache", settings)
-                    local = full(here, device, "folder", round_, number)
-                    far, server_s = _on_seaweed(place, device, settings, round_, number)
-                    differences.append((far.cpu_s - local.cpu_s) / size)
-                    typer.echo(
-                        f"round {round_}  {number:2} uploads: "
-                        f"CPU s/GiB folder {local.cpu_s / size:5.2f}, S3 {far.cpu_s / size:5.2f}, "
-                        f"server {server_s / size:5.2f}; wall {local.wall_s:5.1f}, {far.wall_s:5.1f} s; "
-                        f"peak {local.peak_mib:4.0f}, {far.peak_mib:4.0f} MiB"
-                    )
-                typer.echo(f"median    {number:2} uploads: S3 beyond the folder {median(differences):+5.2f} CPU s/GiB")
+                _round(run, work, disk, {"budget": budget * MIB}, number)
 
 
-def _on_seaweed(place: Path, device: Path, data: dict[str, int], round_: int, uploads: int) -> tuple[Run, float]:
-    server_folder = place / "cost-s3"
-    server_folder.mkdir(exist_ok=True)
-    with seaweed_in(server_folder) as server:
-        there = Ours(f"s3://{BUCKET}/bench", place / "cost-s3-cache", data, server.options())
+def _round(run: Bench, work: Path, disk: Path, data: dict[str, int], uploads: int) -> None:
+    gib = disk.stat().st_size / GIB
+    local = _full(Ours(work / "folder", work / "folder-cache", data), disk, "full", uploads)
+    far, server_s = _on_seaweed(work, disk, data, uploads)
+    run.add("object_cost.folder.cpu", local.cpu_s / gib, "s/GiB", "lower", uploads=uploads)
+    run.add("object_cost.s3.cpu", far.cpu_s / gib, "s/GiB", "lower", uploads=uploads)
+    beyond = run.add("object_cost.beyond", (far.cpu_s - local.cpu_s) / gib, "s/GiB", "lower", uploads=uploads)
+    beyond.target = 0.75
+    run.add("object_cost.server.cpu", server_s / gib, "s/GiB", "neither", uploads=uploads)
+    run.add("object_cost.s3.peak", far.peak_mib * MIB, "bytes", "lower", uploads=uploads)
+
+
+def _full(ours: Ours, disk: Path, what: str, uploads: int) -> Run:
+    ours.prepare()
+    return ours.run(what, 0, devices=[str(disk)], point="0001", uploads=uploads)
+
+
+def _on_seaweed(work: Path, disk: Path, data: dict[str, int], uploads: int) -> tuple[Run, float]:
+    """Also the server's CPU seconds meanwhile."""
+    place = work / "s3"
+    place.mkdir()
+    with seaweed_in(place) as server:
+        ours = Ours(f"s3://{BUCKET}/bench", work / "s3-cache", data, server.options())
         before = process_cpu_s(server.pid)
-        run = full(there, device, "S3 full", round_, uploads)
+        run = _full(ours, disk, "S3 full", uploads)
         return run, process_cpu_s(server.pid) - before
 
 
