@@ -39,7 +39,7 @@ tools:
 
 # Programs that tests start, program:package. Debian starts prometheus and its alertmanager where systemd runs.
 TEST_TOOLS := promtool:prometheus amtool:prometheus-alertmanager shellcheck:shellcheck systemd-analyze:systemd \
-  lvm:lvm2
+  lvm:lvm2 fio:fio
 
 test-tools:
 	@deploy/tools.sh $(TEST_TOOLS)

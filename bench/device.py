@@ -15,12 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bench import content, fio, known
 from bench.kit import Bench, Folder, Out, Quick, Samples, Spent, bench, settings_of, work_folder
+from bench.results import Param
 from mover.config import DataSettings
 from mover.device.buffers import BufferPool
 from mover.device.direct import DirectDevice
@@ -52,7 +53,7 @@ def measure(
     order = "random" if is_random else "sequential"
     for size in sizes:
         for depth in depths:
-            params = {"device": label, "size_bytes": size, "depth": depth, "order": order}
+            params: dict[str, Param] = {"device": label, "size_bytes": size, "depth": depth, "order": order}
             volume = read_bytes // (size * depth) * size * depth
             if not volume:
                 run.note(f"{label} is too small for {depth} reads of {size} bytes")
@@ -72,7 +73,7 @@ def measure(
                     _add_ours(run, by_pipeline(device, volume, size, depth), volume, size, {**params, "by": "pipeline"})
 
 
-def _add_ours(run: Bench, spent: Spent, volume: int, size: int, params: dict[str, str | int]) -> None:
+def _add_ours(run: Bench, spent: Spent, volume: int, size: int, params: dict[str, Param]) -> None:
     run.add("device.read.rate", spent.rate(volume), "B/s", "higher", **params)
     run.add("device.read.cpu", spent.cpu_s / (volume / size) * 1e6, "us", "lower", **params)
 
@@ -196,7 +197,12 @@ def main(
     with bench("device", out, quick=quick, **settings) as run:
         volume = min(parse_size(size), 4 * MIB) if quick else parse_size(size)
         sizes, depths = ((256 * KIB,), (1, 4)) if quick else (SIZES, DEPTHS)
-        what = {"sizes": sizes, "depths": depths, "samples": 2 if quick else samples, "is_random": is_random}
+        what: dict[str, Any] = {
+            "sizes": sizes,
+            "depths": depths,
+            "samples": 2 if quick else samples,
+            "is_random": is_random,
+        }
         run.results.versions["fio"] = fio.version() or "none"
         if fio.version() is None:
             run.note("fio is not installed: ours stands alone (Debian: apt-get install fio)")
@@ -212,7 +218,7 @@ def main(
             _loops(run, path, volume, what)
 
 
-def _loops(run: Bench, path: Path, volume: int, what: dict[str, object]) -> None:
+def _loops(run: Bench, path: Path, volume: int, what: dict[str, Any]) -> None:
     for sector in SECTORS:
         with loop_of(path, sector) as device:
             if device is None:

@@ -93,11 +93,11 @@ def said_in_words() -> Iterator[None]:
     except OSError as error:
         _end_by(error)
     except BaseExceptionGroup as group:
-        error = _first(group)
-        if isinstance(error, MoverError):
-            _end(f"{error.message}\n{error.remedy}", error.exit_code)
-        if isinstance(error, OSError):
-            _end_by(error)
+        cause = _first(group)
+        if isinstance(cause, MoverError):
+            _end(f"{cause.message}\n{cause.remedy}", cause.exit_code)
+        if isinstance(cause, OSError):
+            _end_by(cause)
         raise
 
 

@@ -10,7 +10,7 @@ import io
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def _said(same: Sequence[Series]) -> str:
 
 def _draw(name: str, same: Sequence[Series], theme: Theme) -> bytes:
     ink, grid, ground = _INK[theme]
-    style = {
+    style: dict[Any, Any] = {
         "text.color": ink,
         "axes.labelcolor": ink,
         "axes.edgecolor": grid,

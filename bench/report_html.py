@@ -67,7 +67,9 @@ def _parts(results: Results, found: Sequence[Picture]) -> Iterator[dict[str, Any
 def _embedded(picture: Picture | None) -> dict[str, str] | None:
     if picture is None:
         return None
-    found = {theme: f"data:image/png;base64,{base64.b64encode(png).decode()}" for theme, png in picture.png.items()}
+    found: dict[str, str] = {
+        theme: f"data:image/png;base64,{base64.b64encode(png).decode()}" for theme, png in picture.png.items()
+    }
     return {**found, "words": picture.words}
 
 

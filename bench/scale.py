@@ -27,6 +27,7 @@ from bench import content
 from bench.kit import Bench, Folder, Out, Quick, Samples, Spent, bench, settings_of, work_folder
 from bench.known import KnownBlocks
 from bench.latency import LateDisk
+from bench.results import Param
 from mover.clock import SystemClock
 from mover.config import DataSettings
 from mover.errors import UsageError
@@ -167,7 +168,7 @@ def _job(size: int, data: DataSettings) -> DiskCopy:
 
 def add(run: Bench, shape: Shape, found: dict[str, float]) -> None:
     """One sample of each figure."""
-    params = {"disks": shape.disks, "latency_ms": shape.latency_ms, "blocks": shape.kind}
+    params: dict[str, Param] = {"disks": shape.disks, "latency_ms": shape.latency_ms, "blocks": shape.kind}
     run.add("scale.rate", found["rate"], "B/s", "higher", **params)
     run.add("scale.kept", found["kept"], "share", "higher", **params)
     for name in ("reading", "computing", "cores", "budget_wait"):

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -87,7 +87,7 @@ class Probe:
         load, store = self._load, self._store
         quarter = load.pack_bytes // 4
         parts = content.blocks(quarter, 4)
-        params = {"store": self._label, "at_once": at_once}
+        params: dict[str, Any] = {"store": self._label, "at_once": at_once}
 
         async def put(number: int) -> None:
             await store.create(f"{place}/pack-{number}", parts)
