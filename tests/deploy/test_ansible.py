@@ -177,7 +177,7 @@ class TestProxyVm:
         with proxy_vm(tmp_path, shared={lab.folder: THERE}) as vm:
             secrets = {**SECRETS, "prism-password": lab.lab.password}
             variables = {"mover_settings": settings_of(lab), "mover_secrets": secrets, "mover_bundle": str(bundle)}
-            machine = {"ansible_python_interpreter": str(vm.python)}
+            machine = {"ansible_python_interpreter": str(vm.python), "ansible_remote_tmp": str(vm.exchange)}
             role = Playbook(tmp_path, machine, {**variables, "mover_ntp_servers": ["192.0.2.5"]})
             self._refuse_another_distribution(vm, role)
             self._only_look(vm, role)

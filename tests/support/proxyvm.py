@@ -35,6 +35,8 @@ class ProxyVm:
 
     def __init__(self, folder: Path, root: Path, leader: int) -> None:
         self.root = root
+        self.exchange = folder / "exchange"
+        """A folder of the same path on both sides: where Ansible leaves files for the machine."""
         self._enter = ["nsenter", "--all", "--target", str(leader)]
         self.python = folder / "python"
         """Its Python, to be started from here: what Ansible takes for the interpreter of the machine."""
@@ -82,7 +84,10 @@ def proxy_vm(folder: Path, *, shared: dict[Path, str]) -> Iterator[ProxyVm]:
     command += ["--directory", str(root), "--notify-ready=yes"]
     # Device rules are programs in control groups of the second version: the system inside must be able to load them.
     command += ["--capability=all", "--system-call-filter=bpf"]
-    command += [f"--bind={here}:{there}" for here, there in shared.items()]
+    exchange = folder / "exchange"
+    exchange.mkdir()
+    places = {exchange: str(exchange), **shared}
+    command += [f"--bind={here}:{there}" for here, there in places.items()]
     environment = {
         **os.environ,
         "NOTIFY_SOCKET": str(folder / "notify"),
@@ -94,13 +99,11 @@ def proxy_vm(folder: Path, *, shared: dict[Path, str]) -> Iterator[ProxyVm]:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
         )
         try:
-            vm = ProxyVm(folder, root, _leader(listener))
-            yield vm
-            vm.run("systemctl", "poweroff")
-            booted.wait(60)
+            yield ProxyVm(folder, root, _leader(listener))
         finally:
-            booted.kill()
-            booted.wait(60)
+            # It has the system power off, in order, and ends after it.
+            booted.terminate()
+            booted.wait(90)
             shutil.rmtree(root)
 
 
