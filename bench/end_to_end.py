@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
 PARTS = ("mover", "restic", "borg", "benji", "zstd|dd", "qemu-img", "limit", "many", "s3", "attach")
 QUICK = "mover,limit,zstd|dd"
+GOAL_IN = {"ratio": "ratio", "share": "share", "bytes": "bytes", "s": "seconds"}
+"""A name has one unit."""
 
 
 def our_round(ours: Ours, disk: SampleDisk, first: Path, second: Path, folder: Path, round_: int) -> Iterator[Run]:
@@ -177,7 +179,7 @@ def _carry_out(run: Bench, plan: Plan, folder: Path, problems: list[str]) -> Non
         run.note(problem)
     for name, series in report.goals(runs).items():
         for sample in series.samples:
-            kept = run.add("end_to_end.goal", sample, series.unit, series.better, of=name)
+            kept = run.add(f"end_to_end.goal_{GOAL_IN[series.unit]}", sample, series.unit, series.better, of=name)
             kept.target = series.target
     typer.echo(report.table(runs, machine))
 

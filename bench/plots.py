@@ -10,12 +10,13 @@ import io
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import log2
 from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MultipleLocator, NullLocator
 
 from bench import words
 from bench.results import Param, Results, Series
@@ -32,6 +33,7 @@ _MARKS = "osD^vPX*"
 LINES_MAX = 4
 """Of a panel: more are not told apart at a glance."""
 _COLUMNS = 3
+_TICKS = 6
 _LEGEND_LETTERS = 84
 """Of a row of the legend, beside the title."""
 _WIDTH = 8.6
@@ -209,7 +211,9 @@ def _bars(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
         [max(0.0, high - median) for median, (_, high) in zip(medians, spreads, strict=True)],
     ]
     axes.barh(range(len(shown)), medians, color=_COLOURS[theme][0], height=0.62)
-    axes.errorbar(medians, range(len(shown)), xerr=errors, fmt="none", ecolor=_INK[theme][0], elinewidth=0.9, capsize=2)
+    if any(len(series.samples) > 1 for series in shown):
+        style: dict[str, Any] = {"fmt": "none", "ecolor": _INK[theme][0], "elinewidth": 0.9, "capsize": 2}
+        axes.errorbar(medians, range(len(shown)), xerr=errors, **style)
     axes.set_yticks(range(len(shown)), [_label(series, without) or series.name for series in shown])
     axes.grid(visible=False, axis="y")
     unit = same[0].unit
@@ -238,6 +242,9 @@ def _upright(axes: Axes, same: Sequence[Series], *, from_zero: bool = True) -> N
     """The upright axis in words, from zero, with the target as a line."""
     unit = same[0].unit
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: words.value(number, unit)))
+    if unit == "bytes":
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(MultipleLocator(2.0 ** max(0, round(log2((high - low) / _TICKS)))))
     target = next((series.target for series in same if series.target is not None), None)
     if target is not None:
         axes.axhline(target, linestyle="--", linewidth=1.2, color=axes.xaxis.label.get_color(), label="target")

@@ -189,7 +189,8 @@ def reasons(run: Bench, counts: Sequence[int], latencies: Sequence[float], kinds
             flat = next(disks for disks in counts if rates[disks] >= _NEAR * top)
             parts = ("kept", "reading", "computing", "cores", "budget_wait")
             why = reason({name: figure(name, flat, latency, kind) for name in parts})
-            where = f"flat from {flat} disks on" if flat < counts[-1] else f"still growing at {flat} disks"
+            disks = f"{flat} disk{'s' if flat > 1 else ''}"
+            where = f"flat from {disks} on" if flat < counts[-1] else f"still growing at {disks}"
             yield f"{kind} blocks, {latency:g} ms per MiB: {where}, at {format_rate(rates[flat])}: {why}"
 
 

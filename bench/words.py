@@ -57,7 +57,7 @@ def one(name: str, given: Param) -> str:
     if name.endswith("_bytes") and isinstance(given, int | float):
         return f"{plain(name)} {size(given)}"
     if name.endswith("_ms"):
-        return f"{plain(name)} {given} ms"
+        return f"{plain(name)} {given:g} ms" if isinstance(given, int | float) else f"{plain(name)} {given}"
     return f"{plain(name)} {given}"
 
 
