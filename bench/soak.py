@@ -41,7 +41,10 @@ from mover.units import GIB, MIB, format_size, parse_size
 
 GROWTH = MIB
 """Bytes an hour that memory may grow."""
-WARM_SHARE = 1 / 3
+LEAST_RISE = MIB // 2
+"""What memory must have risen by, whatever the slope: an allocator takes it in steps. An hour's second half shows
+the bound; of shorter runs it shows leaks only."""
+WARM_SHARE = 0.5
 """Of the rounds, left out: pools fill, threads come when they are first needed, and bring their memory."""
 JUDGED_ROUNDS = 200
 """Fewer say nothing of what grows: threads come as they are first needed, the index joins its files at 64."""
@@ -74,6 +77,8 @@ class Slope:
     median: float
     low: float
     high: float
+    hours: float
+    """Over which it was looked at."""
 
 
 def slope(seconds: Sequence[float], memory: Sequence[float]) -> Slope | None:
@@ -86,13 +91,13 @@ def slope(seconds: Sequence[float], memory: Sequence[float]) -> Slope | None:
         chosen = np.linspace(0, len(at) - 1, _MOST_POINTS).astype(int)
         at, held = at[chosen], held[chosen]
     found = stats.theilslopes(held, at / 3600, alpha=0.95)
-    return Slope(float(found.slope), float(found.low_slope), float(found.high_slope))
+    return Slope(float(found.slope), float(found.low_slope), float(found.high_slope), float(at[-1] - at[0]) / 3600)
 
 
 def broken(states: Sequence[State], growth: Slope | None) -> list[str]:
     """Every bound that does not hold, in words."""
     found = []
-    if growth is not None and growth.low > GROWTH:
+    if growth is not None and growth.low > GROWTH and growth.low * growth.hours > LEAST_RISE:
         found.append(f"memory grows by at least {format_size(growth.low)} an hour; {format_size(GROWTH)} may be")
     third, last = len(states) // 3, states[-1]
     for what in ("descriptors", "threads") if len(states) >= JUDGED_ROUNDS else ():
