@@ -23,8 +23,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from bench import fio as tool
 from bench import known
-from bench.kit import Bench, Folder, Out, Quick, Samples, bench, settings_of, work_folder
+from bench.kit import Bench, Folder, Out, Quick, Samples, bench, said_in_words, settings_of, work_folder
 from bench.known import Spent
 from bench.sample_disk import attached, reflink_folder
 from mover.config import DataSettings
@@ -99,6 +100,9 @@ def main(
     quick: Quick = False,
 ) -> None:
     """Interleaved rounds of fio, of our read path alone, and of it with the hash."""
+    with said_in_words():
+        if tool.version() is None:
+            raise UsageError("fio is not installed", remedy="apt-get install fio")
     regions, samples, unique_bytes = (200, 1, 64 * MIB) if quick else (regions, samples, 4 * GIB)
     block_bytes = block * KIB
     size_bytes = align_up(regions * _STRIDE_BLOCKS * block_bytes, unique_bytes)

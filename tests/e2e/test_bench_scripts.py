@@ -27,7 +27,10 @@ SCRIPTS = {
     "store": {"store.put.rate", "store.get.latency", "store.range.cpu", "store.list.name"},
     "scale": {"scale.rate", "scale.kept", "scale.budget_wait"},
     "soak": {"soak.memory", "soak.descriptors", "soak.threads"},
+    "latency": {"latency.kept", "latency.cpu"},
+    "lock": {"lock.held", "lock.projected", "lock.reached"},
 }
+IN_MEMORY = {"seal", "latency", "lock"}
 
 
 def run(script: str, *arguments: object) -> tuple[int, str]:
@@ -43,7 +46,7 @@ def run(script: str, *arguments: object) -> tuple[int, str]:
 def quick(script: str, place: Path, *arguments: object) -> Results:
     """Its results; nothing else is left."""
     work, out = place / "work", place / "out.json"
-    folder = () if script == "seal" else ("--folder", work)
+    folder = () if script in IN_MEMORY else ("--folder", work)
     code, said = run(script, "--quick", "--out", out, *folder, *arguments)
     assert code == 0, said
     assert list(work.iterdir() if work.exists() else ()) == []
@@ -59,6 +62,30 @@ def test_each_script_measures_what_it_says(script, tmp_path):
     assert {series.name for series in results.series} >= SCRIPTS[script]
     assert "a quick run: the sizes are too small for figures" in results.notes
     assert all(sample >= 0 for series in results.series for sample in series.samples)
+
+
+def test_what_s3_costs_is_counted_beside_the_folder_and_the_server(tmp_path):
+    results = quick("object_cost", tmp_path)
+    cpu = {series.name: series.samples[0] for series in results.series}
+    assert cpu["object_cost.beyond"] == pytest.approx(cpu["object_cost.s3.cpu"] - cpu["object_cost.folder.cpu"])
+    assert cpu["object_cost.server.cpu"] > 0
+    assert cpu["object_cost.s3.peak"] > 32 << 20
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system with reflinks is mounted by root")
+@pytest.mark.skipif(fio.version() is None, reason="fio is not installed")
+def test_small_extents_are_measured_beside_fio(tmp_path):
+    results = quick("extents", tmp_path)
+    measured = {series.params["by"] for series in results.series if series.name == "extents.cpu"}
+    assert measured == {"fio", "read path", "read and hash"}
+
+
+def test_small_extents_need_fio(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, said = run("extents", "--quick", "--folder", tmp_path / "work")
+    assert code == UsageError.exit_code
+    assert "fio is not installed" in said
 
 
 def test_end_to_end_measures_ours_and_what_must_hold(tmp_path):
