@@ -213,8 +213,7 @@ class TestProxyVm:
         assert vm.answer("systemctl", "is-enabled", "mover", "chrony").split() == ["enabled", "enabled"]
 
     def _change_nothing(self, role: Playbook) -> None:
-        assert "changed=0 " in role.must(), "the second run"
-        assert "changed=0 " in role.must("--check"), "check mode after it"
+        assert "changed=0 " in role.must()
 
     def _be_left_alone(self, vm: ProxyVm) -> None:
         """The guard, with that machine's own tools."""
