@@ -1,4 +1,4 @@
-"""The rolling slice: whatever the rhythm of the runs, every block is compared within the time, and no run reads much."""
+"""The rolling slice: whatever the rhythm of the runs, every block is compared in time, and no run reads much."""
 
 from __future__ import annotations
 
