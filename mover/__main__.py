@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from mover.cli.groups import job_app, points_app
+from mover.cli.groups import bench_app, job_app, points_app
 from mover.cli.main import app, run
 from mover.cli.options import Assign, Config, Json
 
 app.add_typer(points_app, name="points")
 app.add_typer(job_app, name="job")
+app.add_typer(bench_app, name="bench")
 
 
 @app.command()

@@ -1,8 +1,9 @@
-"""``points``, ``job`` (commands that have commands) and ``repair``. Bodies import their work only when called."""
+"""``points``, ``job``, ``bench`` (commands that have commands), ``repair``. Bodies import their work when called."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +11,7 @@ from mover.cli.main import app, run
 from mover.cli.options import Assign, Config, JobId, Json, Point, Repository
 
 points_app = typer.Typer(invoke_without_command=True)
+bench_app = typer.Typer(invoke_without_command=True)
 job_app = typer.Typer(
     help="""List, show, cancel or repeat jobs.
 
@@ -160,3 +162,116 @@ def repair(
         as_json,
         repository__url=repository,
     )
+
+
+Folder = Annotated[Path | None, typer.Option(help="Where sample and repository go. Default: a temporary one.")]
+Size = Annotated[str, typer.Option(help="Size of the sample disk.")]
+
+
+@bench_app.callback()
+def bench(
+    context: typer.Context,
+    folder: Folder = None,
+    size: Size = "1GiB",
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Measure this machine with the settings as they are.
+
+    A sample disk is backed up in full, again, with 2 % changed, and restored: through the pipeline
+    into an encrypted, durable repository. Everything made is removed at the end.
+
+    \b
+    Examples:
+      mover bench --folder /backup/trial
+      mover bench --size 4GiB -s data.level=3
+      mover bench tune --folder /backup/trial
+      mover bench plan --vms 200 --tb 80 --change 3% --window 8h
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from mover.cli import bench as work
+
+    run(lambda session: work.bench(session, folder, size), config, assign, as_json)
+
+
+@bench_app.command("tune")
+def bench_tune(
+    folder: Folder = None,
+    size: Size = "512MiB",
+    device: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Read this disk or image instead of a sample; never written.")
+    ] = None,
+    time: Annotated[str, typer.Option(help="End after this; a quarter of an hour finds smaller gains.")] = "10m",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this setting, e.g. data.readers. Repeatable.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Put what was found into this settings file.")
+    ] = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Search the settings for this node, measuring each against the present ones.
+
+    Proposed is only what is faster beyond the noise of the measurement and stores no more. Needs a
+    quiet machine; on a busy one it proposes nothing. Ctrl-C ends it with what was found so far.
+
+    \b
+    Examples:
+      mover bench tune --folder /backup/trial
+      mover bench tune --device /dev/sdx --time 30m
+      mover bench tune --only data.readers --write /etc/mover/mover.yaml
+    """
+    from mover.cli import tune as work
+
+    wish = work.Wish(folder, size, device, time, tuple(only or ()), write)
+    run(lambda session: work.tune(session, wish), config, assign, as_json)
+
+
+@bench_app.command("plan")
+def bench_plan(
+    vms: Annotated[int, typer.Option(metavar="N", help="VMs to protect.")],
+    tb: Annotated[float, typer.Option(metavar="TB", help="Their used data, in TB of 10^12 bytes.")],
+    change: Annotated[str, typer.Option(metavar="SHARE", help="Share of it that changes in a day: 3% or 0.03.")] = "3%",
+    window: Annotated[str, typer.Option(metavar="HOURS", help="Time for the daily run.")] = "8h",
+    retention: Annotated[str, typer.Option(metavar="DAYS", help="How long a point is kept.")] = "30d",
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What mover bench --json printed. Default: measured now.")
+    ] = None,
+    cores: Annotated[int | None, typer.Option(metavar="N", help="Cores of a node. Default: as measured.")] = None,
+    per_vm: Annotated[str, typer.Option(metavar="TIME", help="What a VM costs beside its bytes.")] = "60s",
+    folder: Folder = None,
+    size: Size = "1GiB",
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Say how many nodes a daily backup needs, and what it stores.
+
+    From figures measured on this node: in the file, or now. Each assumption is printed.
+
+    \b
+    Examples:
+      mover bench plan --vms 200 --tb 80 --change 3% --window 8h
+      mover bench --json > node.json
+      mover bench plan --vms 200 --tb 80 --figures node.json --json
+    """
+    from mover.cli import plan as work
+
+    def planned(session: Any) -> Any:
+        wish = work.read_wish(
+            session,
+            vms=vms,
+            tb=tb,
+            change=change,
+            window=window,
+            retention=retention,
+            per_vm=per_vm,
+            cores=cores,
+        )
+        return work.show_plan(session, wish, figures=figures, folder=folder, size=size)
+
+    run(planned, config, assign, as_json)

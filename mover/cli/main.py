@@ -299,28 +299,3 @@ def orphans(
         run(lambda session: work.forget(session, forget), config, assign, as_json)
     else:
         run(lambda session: work.orphans(session, apply=apply), config, assign, as_json)
-
-
-@app.command()
-def bench(
-    folder: Annotated[
-        Path | None, typer.Option(help="Where sample and repository go. Default: a temporary one.")
-    ] = None,
-    size: Annotated[str, typer.Option(help="Size of the sample disk.")] = "1GiB",
-    config: Config = None,
-    assign: Assign = None,
-    as_json: Json = False,
-) -> None:
-    """Measure this machine with the settings as they are.
-
-    A sample disk is backed up in full, again, with 2 % changed, and restored: through the pipeline
-    into an encrypted, durable repository. Everything made is removed at the end.
-
-    \b
-    Examples:
-      mover bench --folder /backup/trial
-      mover bench --size 4GiB -s data.level=3
-    """
-    from mover.cli import bench as work
-
-    run(lambda session: work.bench(session, folder, size), config, assign, as_json)
