@@ -153,7 +153,7 @@ def _judge_devices_file(listed: Path) -> Lvm:
     by_name = [line for line in entries if "IDTYPE=devname" in line]
     if by_name:
         what = f"LVM uses only what {listed} lists, but {len(by_name)} entry of it goes by device name, which can move."
-        return "note", what, "Give that disk a serial or WWN, then run: lvmdevices --update"
+        return "note", what, "Give that disk a serial or WWN, then run: lvm lvmdevices --update"
     return "ok", f"LVM uses only the {len(entries)} device(s) listed in {listed}.", ""
 
 
@@ -223,7 +223,8 @@ def _filter_remedy(root: Path) -> str:
 
 def _devices_file_remedy(root: Path, name: str) -> str:
     if own_volumes(root):
-        return "While no guest disk is attached, run:\n    vgimportdevices -a\nthen check with: lvmdevices"
+        return "While no guest disk is attached, run:\n    lvm vgimportdevices -a\nthen check with: lvm lvmdevices"
     return (
-        f"This node has no volume group of its own, so run:\n    touch /etc/lvm/devices/{name}\nthen check with: pvs -a"
+        "This node has no volume group of its own, so run:\n"
+        f"    mkdir -p /etc/lvm/devices && touch /etc/lvm/devices/{name}\nthen check with: pvs -a"
     )
