@@ -18,6 +18,7 @@ from mover.config import DataSettings
 from mover.device.buffers import BufferPool, Run
 from mover.device.memory import HUGE_BYTES, direct_memory
 from mover.metrics import BUDGET_BYTES, BUDGET_WAITING, QUEUE_FILL, STAGE_SECONDS
+from mover.pipeline.allocator import share_one_heap
 from mover.pipeline.flow import Budget, Channel, Closed
 from mover.units import align_up
 
@@ -151,6 +152,7 @@ class Workers:
         """Start the threads. Raises RuntimeError when called twice."""
         if self._threads:
             raise RuntimeError("the workers run already")
+        share_one_heap()
         for name, channel, count in (
             ("compute", self._compute, self.compute_threads),
             ("restore", self._restore, self.settings.restore_threads),
