@@ -29,6 +29,7 @@ SCRIPTS = {
     "soak": {"soak.memory", "soak.descriptors", "soak.threads"},
     "latency": {"latency.kept", "latency.cpu"},
     "lock": {"lock.held", "lock.projected", "lock.reached"},
+    "startup": {"startup.help.time", "startup.points.cpu", "startup.points.unencrypted.cpu"},
 }
 IN_MEMORY = {"seal", "latency", "lock"}
 

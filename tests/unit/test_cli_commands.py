@@ -21,6 +21,8 @@ COMMANDS = [
     *ORDER,
     "points show",
     "points delete",
+    "bench tune",
+    "bench plan",
     *(f"job {name}" for name in ("list", "show", "cancel", "retry")),
 ]
 
@@ -58,6 +60,21 @@ def test_points_import_neither_engine_nor_prism_nor_sql():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_listing_points_loads_nothing_that_it_does_not_use(tmp_path):
+    program = (
+        "import atexit, sys; from mover.__main__ import app\n"
+        "heavy = {'sqlalchemy', 'dbos', 'aiohttp', 'scipy', 'mover.lab', 'mover.hypervisor', 'mover.jobs.engine',\n"
+        "  'mover.catalog', 'mover.pipeline.workers', 'mover.operations.backup', 'rich.progress'}\n"
+        "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
+        "app(sys.argv[1:])"
+    )
+    place = str(tmp_path / "repository")
+    assert invoke("init", "-r", place, "--no-encryption", MOVER_STATE_DIR=str(tmp_path)).code == 0
+    command = [sys.executable, "-c", program, "points", "-r", place, "-s", f"state_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "No restore points yet.\n[]\n"
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["backup"], ["restore"], ["points", "--odd"], ["verify", "a", "b"]])
