@@ -18,6 +18,7 @@ from mover import metrics
 from mover.api.server import ROUTES
 from mover.config import Section, Settings, default_state_dir
 from mover.errors import all_errors
+from mover.settings import reasons
 from mover.units import format_duration, format_size
 
 TARGET = Path(__file__).with_name("REFERENCE.md")
@@ -70,14 +71,14 @@ def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def settings(section: type[Section], prefix: str = "") -> Iterator[tuple[str, ...]]:
-    defaults = section()
-    for key, field in section.model_fields.items():
+    defaults, why = section(), reasons(section)
+    for key in section.model_fields:
         value = getattr(defaults, key)
         if isinstance(value, Section):
             yield from settings(type(value), f"{prefix}{key}.")
         else:
             shown = format_duration(value) if isinstance(value, float) else _default(key, value)
-            yield f"`{prefix}{key}`", shown and f"`{shown}`", " ".join((field.description or "").split())
+            yield f"`{prefix}{key}`", shown and f"`{shown}`", " ".join(why.get(key, "").split())
 
 
 def _default(key: str, value: Any) -> str:

@@ -39,7 +39,8 @@ Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 class Section(BaseModel):
     """A group of settings; immutable once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # The strings below the settings are read by settings.reasons: pydantic would parse this file at every start.
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NodeSettings(Section):

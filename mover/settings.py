@@ -6,7 +6,10 @@ secrets folder, or the environment; they never show in a repr, a log or an error
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -156,12 +159,26 @@ def _explained(error: ValidationError) -> ConfigError:
 
 def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, what it is) of every setting, in order of declaration."""
+    why = reasons(section)
     for key, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             yield from setting_names(kind, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", field.description or ""
+            yield f"{prefix}{key}", why.get(key, "")
+
+
+def reasons(section: type[Section]) -> dict[str, str]:
+    """Setting → what it is and why: the string that stands below it in the source."""
+    group = ast.parse(inspect.getsource(section)).body[0]
+    assert isinstance(group, ast.ClassDef)
+    found = {}
+    for setting, below in itertools.pairwise(group.body):
+        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name):
+            match below:
+                case ast.Expr(ast.Constant(str(text))):
+                    found[setting.target.id] = inspect.cleandoc(text)
+    return found
 
 
 def _with_secret_files(settings: Settings) -> Settings:
