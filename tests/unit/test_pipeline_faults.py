@@ -256,7 +256,8 @@ async def verified(repository, node_ids, pool):
 
 async def test_verify_names_every_damaged_object_and_what_depends_on_it():
     repository = PlainRepository()
-    with workers() as pool:
+    in_order = DATA.model_copy(update={"readers": 1, "compute_threads": 1})  # so that the packs are known
+    with workers(in_order) as pool:
         node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
         assert (await verified(repository, node_ids, pool)).damage == ()
         ids = [node_ids[i : i + ID_BYTES] for i in range(0, len(node_ids), ID_BYTES)]
