@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from contextlib import suppress
 
 
 class PackMemory:
@@ -45,7 +46,7 @@ class PackMemory:
 def private_memory(size_bytes: int) -> mmap.mmap:
     """Fresh anonymous memory, in huge pages where the system has them."""
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    with suppress(OSError):  # a kernel without huge pages
         # A pack is written once from end to end: 16 faults instead of 8,192.
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mover.clock import stopwatch
 from mover.model.region import Region, RegionKind, Regions
 from mover.pipeline.gather import arrange, wanted_ids
 from mover.pipeline.plan import Audit, Piece, Purpose, cut, make_plan
@@ -135,7 +134,6 @@ def test_ten_terabytes_with_100000_regions_are_planned_in_little_memory():
     lengths = dice.integers(4096, MIB, 100_000)
     kinds = np.where(dice.random(100_000) < 0.2, RegionKind.ZERO, RegionKind.DATA)
     tracemalloc.start()
-    started = stopwatch()
     regions = Regions.from_rows(np.stack([starts, lengths, kinds], axis=1), size_bytes=size)
     plan = make_plan(
         regions,
@@ -146,11 +144,10 @@ def test_ten_terabytes_with_100000_regions_are_planned_in_little_memory():
         base_size_bytes=size,
     )
     pieces = sum(1 for window in plan.windows(4096) for _ in cut(window, 1))
-    seconds, (_, peak) = stopwatch() - started, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 100_000 < pieces < 250_000
     assert peak < 64 * MIB
-    assert seconds < 15
 
 
 # --- a restore's windows
