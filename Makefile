@@ -18,14 +18,14 @@ demo: $(VENV)/.ready tools
 
 test: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image and not node"
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long and not image and not node"
 
 test-long: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image and not node"
 
 check: $(VENV)/.test-ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) -m "not long and not image and not node" tests/test_architecture.py tests/test_docs.py tests/unit
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long and not image and not node" tests/test_architecture.py tests/test_docs.py tests/unit
 
 bench: $(VENV)/.test-ready tools
 	@$(BIN)/python -m bench.end_to_end
