@@ -24,7 +24,7 @@ from tests.support.watching import Prometheus, Server, alertmanager_in, promethe
 # Large enough, at a slow compression, to be seen in flight by a scrape a second.
 SLOW = VmSpec(
     name="slow",
-    disks=(DiskSpec(size_bytes=10 * MIB, content="random"), DiskSpec(size_bytes=8 * MIB, content="random")),
+    disks=(DiskSpec(size_bytes=24 * MIB, content="random"), DiskSpec(size_bytes=20 * MIB, content="random")),
 )
 FORMER = VmSpec(name="former", disks=(DiskSpec(size_bytes=2 * MIB),))
 SLOTS = ("scsi.0", "scsi.1")
@@ -128,7 +128,7 @@ def agrees_with_the_report(prometheus: Prometheus, reported: dict) -> None:
         for stage in ("read", "new", "stored"):
             series = f'mover_disk_bytes_total{{{labels}, stage="{stage}"}}'
             until(lambda s=series, b=disk[f"bytes_{stage}"]: prometheus.value(s) == b, what=f"{series} {disk}")
-        seen = prometheus.value(f'max_over_time(mover_disk_bytes_per_second{{{labels}, stage="read"}}[1m])')
+        seen = prometheus.value(f'max_over_time(mover_disk_bytes_per_second{{{labels}, stage="new"}}[2m])')
         assert seen, "no scrape saw it in flight"
     moved = sum(disk["bytes_stored"] for disk in reported["disks"])
     assert prometheus.value('mover_bytes_total{stage="stored"}') == moved
