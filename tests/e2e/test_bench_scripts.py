@@ -165,7 +165,8 @@ def test_a_bench_that_is_stopped_leaves_nothing(number, tmp_path):
         process.send_signal(number)
         said = process.stderr.read()
     assert process.returncode == 130, said
-    assert said.endswith("Stopped before the end: nothing was written.\n")
+    # Where it falls between two event loops, Python adds a remark of its own.
+    assert "Stopped before the end: nothing was written.\n" in said
     assert not out.exists()
     assert list(work.iterdir()) == []
 
