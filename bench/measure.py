@@ -103,7 +103,7 @@ def ended_with_us(process: subprocess.Popen[Any]) -> Iterator[None]:
     """Whatever stops us stops the process and those that it started in its group: nobody keeps a device."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too, and always raised again
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -183,6 +183,6 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
             os.chmod(file.name, 0o644)
             Path(file.name).replace(path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no half file stays; raised again
             Path(file.name).unlink(missing_ok=True)
             raise

@@ -82,7 +82,7 @@ def replace(path: Path, text: str) -> None:
                 _like(file.name, path)
                 os.fsync(file.fileno())
                 Path(file.name).replace(path)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: no half file stays; raised again
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:

@@ -164,7 +164,7 @@ class Reading:
                 now, batch = _divided(batch, len(buffer))
                 try:
                     self._read_batch(lane, buffers, buffer, now)
-                except BaseException:
+                except BaseException:  # no task has the buffer yet; raised again
                     buffers.give_back(buffer)
                     raise
 

@@ -108,7 +108,7 @@ class Packer:
         stored_bytes = len(packed) + FRAME_OVERHEAD_BYTES
         try:
             pack, number, memory = self._place(owner, block_id, stored_bytes, plain_bytes, codec, kind)
-        except BaseException:
+        except BaseException:  # no place was taken; raised again
             self._drop_unwanted()
             raise
         try:

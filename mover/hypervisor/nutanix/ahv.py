@@ -156,7 +156,7 @@ async def connect(settings: PrismSettings, *, clock: Clock, state_dir: Path) -> 
     ahv = Ahv(settings, clock=clock, state_dir=state_dir)
     try:
         await ahv.about()
-    except BaseException:
+    except BaseException:  # cancelled too: its connections are nobody else's to close; raised again
         await ahv.close()
         raise
     return ahv
