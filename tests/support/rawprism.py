@@ -163,3 +163,23 @@ def pieces(path: Path, regions: list[tuple[int, int, str]]) -> bytes:
         if kind == "REGULAR":
             content[offset : offset + length] = whole[offset : offset + length]
     return bytes(content)
+
+
+# --- orders of disks, as several of the lab's tests give them ---
+
+EMPTY = {"is_cdrom": True, "is_empty": True, "disk_address": {"device_bus": "IDE", "device_index": 0}}
+"""An empty CD-ROM drive."""
+
+
+def slot_of(lab, index, vm="proxy01"):
+    return lab.disk(vm, f"scsi.{index}")
+
+
+async def attach(prism, disk, vm=None):
+    return await prism.v2("POST", f"vms/{vm or prism.lab.proxy_uuid}/disks/attach", {"vm_disks": [disk]})
+
+
+def empty(lab, size_bytes=MIB, index=None):
+    slot = {"device_bus": "SCSI", **({} if index is None else {"device_index": index})}
+    container = lab.state.container_by_name("fast").uuid
+    return {"disk_address": slot, "vm_disk_create": {"size": size_bytes, "storage_container_uuid": container}}

@@ -6,29 +6,13 @@ import pytest
 
 from mover.errors import UsageError
 from mover.lab.server import DiskSpec, VmSpec
-from tests.support.rawprism import MIB, serving
-
-EMPTY = {"is_cdrom": True, "is_empty": True, "disk_address": {"device_bus": "IDE", "device_index": 0}}
+from tests.support.rawprism import EMPTY, MIB, attach, empty, serving, slot_of
 
 
 @pytest.fixture
 async def both(tmp_path):
     async with serving(tmp_path) as (lab, prism):
         yield lab, prism
-
-
-def slot_of(lab, index, vm="proxy01"):
-    return lab.disk(vm, f"scsi.{index}")
-
-
-async def attach(prism, disk, vm=None):
-    return await prism.v2("POST", f"vms/{vm or prism.lab.proxy_uuid}/disks/attach", {"vm_disks": [disk]})
-
-
-def empty(lab, size_bytes=MIB, index=None):
-    slot = {"device_bus": "SCSI", **({} if index is None else {"device_index": index})}
-    container = lab.state.container_by_name("fast").uuid
-    return {"disk_address": slot, "vm_disk_create": {"size": size_bytes, "storage_container_uuid": container}}
 
 
 async def v3_body(prism, name, **changes):
