@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS ?= 2
 
-.PHONY: install demo test test-long check lock reference tools test-tools bench clean image image-test bundle node-test
+.PHONY: install demo test test-failed test-long check lock reference tools test-tools bench clean image image-test bundle node-test
 
 install: $(VENV)/.ready tools
 
@@ -19,6 +19,11 @@ demo: $(VENV)/.ready tools
 test: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long and not image and not node"
+
+# Those that failed just now, one at a time. Nothing to run (a failed lint, say) is a failure.
+test-failed: $(VENV)/.test-ready
+	@$(BIN)/pytest -v --last-failed --last-failed-no-failures none && \
+	  echo "The tests above failed once and passed alone: they are flaky, mend them."
 
 test-long: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image and not node"

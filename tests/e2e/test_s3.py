@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from mover.app import stores
-from mover.clock import SystemClock
-from mover.errors import StoreDenied, StoreUnreachable
+from mover.clock import SystemClock, pause, stopwatch
+from mover.errors import StorageError, StoreDenied, StoreUnreachable
 from mover.operations.clean import reconcile
 from mover.operations.request import BACKUP
 from mover.operations.tofile import restore_to_file
@@ -84,6 +84,19 @@ class KillsDuringTheCopy:
             self.victim = None
 
 
+async def answers_for(node, point_id, patience_s=40.0):
+    """A server that has just started refuses for a while to read what it kept from before."""
+    started = stopwatch()
+    while True:
+        try:
+            await node.node.repository.load(point_id)
+        except StorageError:
+            assert stopwatch() - started < patience_s
+            pause(0.05)
+        else:
+            return
+
+
 async def test_a_server_killed_during_a_backup_costs_that_backup_alone(lab, tmp_path):
     folder, killer = tmp_path / "seaweed", KillsDuringTheCopy()
     folder.mkdir()
@@ -107,6 +120,7 @@ async def test_a_server_killed_during_a_backup_costs_that_backup_alone(lab, tmp_
             assert first.snapshot_uuid in node.ours()["snapshots"]
 
             with seaweed_in(folder, server.ports):
+                await answers_for(node, first.id)
                 await reconcile(node.node, apply=True)
                 await node.assert_only_base(first)
                 assert [point.id for point in await node.node.repository.points()] == [first.id]

@@ -199,15 +199,19 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     while stopwatch() - started < _START_S:
         if process.poll() is not None:
             break
-        if _has_buckets(port):
+        if _keeps(port):
             return
         pause(0.05)
     raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _has_buckets(port: int) -> bool:
+def _keeps(port: int) -> bool:
+    """What is put can be read. A listing answers before the part that holds the bytes has come up."""
+    url = f"http://127.0.0.1:{port}/{CARELESS_BUCKET}/ready"
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{CARELESS_BUCKET}?list-type=2", timeout=5) as answer:
-            return answer.status == 200
+        for request in (urllib.request.Request(url, data=b"ready", method="PUT"), url):
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                held = answer.read()
+        return held == b"ready"
     except (urllib.error.URLError, OSError):
         return False
