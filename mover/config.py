@@ -118,7 +118,7 @@ class RepositorySettings(Section):
     """64 MiB gained no speed and cost 100 MiB of memory; smaller ones cost requests."""
     paranoid: bool = False
     """Open and compare every sealed record before it counts as stored, instead of one in 16."""
-    heartbeat: Seconds = 60.0
+    heartbeat: Seconds = Field(default=60.0, ge=1)
     """How often a session rewrites its heartbeat."""
 
 
@@ -200,7 +200,7 @@ class ServeSettings(Section):
     """Loopback: metrics name VMs. Bind another address knowingly."""
     port: int = Field(default=9464, ge=0, le=65535)
     """The port that OpenTelemetry exporters use by custom."""
-    reconcile_every: Seconds = 300.0
+    reconcile_every: Seconds = Field(default=300.0, ge=1)
     """How often the daemon compares the ledger with the cluster."""
     disk_series: int = Field(default=128, ge=1, le=4096)
     """Disks with series of their own in /metrics, some 20 each: 64 in flight and as many just done.

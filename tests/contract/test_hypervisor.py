@@ -185,8 +185,9 @@ async def test_our_own_vm_is_found_by_uuid_and_mac(world):
     proxy = world.lab.vms["proxy01"]
     macs = [proxy.nics[0].mac_address.upper()]
     assert (await world.ahv.find_proxy(proxy.uuid.upper(), macs)).name == "proxy01"
-    with pytest.raises(ProxyUnfit, match="MAC"):
+    with pytest.raises(ProxyUnfit, match="MAC") as caught:
         await world.ahv.find_proxy(proxy.uuid, ["00:00:00:00:00:01"])
+    assert "--network host" in caught.value.remedy
     with pytest.raises(ProxyUnfit, match=r"no VM of cluster") as caught:
         await world.ahv.find_proxy("11111111-2222-4333-8444-555555555555", macs)
     assert "node.proxy_uuid" in caught.value.remedy

@@ -30,7 +30,10 @@ async def find_proxy(at: Endpoints, smbios_uuid: str, mac_addresses: Collection[
     if not theirs & ours:
         raise ProxyUnfit(
             f"VM {vm.name} has this machine's UUID, but none of its MAC addresses",
-            remedy="Another VM bears the same UUID: set node.proxy_uuid to the one that this machine really is.",
+            remedy=(
+                "A container: start it with --network host, which shows it the machine's NICs. Otherwise another VM "
+                "bears the same UUID: set node.proxy_uuid to the one that this machine really is."
+            ),
             vm_uuid=vm_uuid,
             prism_macs=sorted(theirs),
             own_macs=sorted(ours),
