@@ -15,6 +15,7 @@ from mover.errors import MoverError
 from mover.metrics import BUILD_INFO, LOOP_LAG, NODE_INFO, RECONCILE_LAST_SUCCESS
 from mover.operations.clean import reconcile
 from mover.operations.node import Node
+from mover.operations.presence import look_for_vms
 
 _LOG = logs.get(__name__)
 _LAG_STEP_S = 0.25
@@ -69,6 +70,10 @@ async def _recall(node: Node, clock: Clock) -> None:
             await node.board.standing.recall(node.repository)
         except MoverError as error:
             _LOG.warning("how the VMs stand is not known now", error=error.message, remedy=error.remedy)
+        try:
+            await look_for_vms(node)
+        except MoverError as error:
+            _LOG.warning("whether VMs were deleted is not known now", error=error.message, remedy=error.remedy)
         for _ in range(_RECALL_EVERY):
             await clock.sleep(_REMEMBER_S)
             await node.board.standing.remember()

@@ -91,6 +91,12 @@ VM_LAST_FAILURE = Gauge(
     ("vm",),
     registry=REGISTRY,
 )
+VM_PRESENT = Gauge(
+    "mover_vm_present",
+    "1 if the cluster of the newest point has the VM, 0 if it has it no more; absent where it could not be asked.",
+    ("vm",),
+    registry=REGISTRY,
+)
 VM_BASE = Gauge(
     "mover_vm_base_snapshot_timestamp_seconds",
     "When the snapshot was made that stays on the cluster as the base of the next incremental; absent without one.",

@@ -30,6 +30,8 @@ class What(StrEnum):
     """The newest backup of the VM, at its end."""
     VERIFIED = "verified"
     """A point of the VM, whole."""
+    GONE = "gone"
+    """The VM, from its cluster."""
     DAMAGED = "damaged"
     """A point of the VM, whose id is the subject."""
 

@@ -6,7 +6,7 @@ A VM is shown by its name, with the beginning of its UUID where several VMs have
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mover import logs
@@ -23,6 +23,7 @@ from mover.metrics import (
     VM_LAST_FAILURE,
     VM_LAST_SUCCESS,
     VM_LAST_VERIFIED,
+    VM_PRESENT,
     VM_UNPROTECTED_VGS,
     Instrument,
 )
@@ -49,6 +50,10 @@ class _Vm:
 
     name: str
     label: str = ""
+    cluster_uuid: str = ""
+    """Where its newest point was made; "" without one."""
+    is_present: bool | None = None
+    """On that cluster; None: not known."""
     newest: str = ""
     """Id of the newest point that can be read."""
     frozen_at: float = 0.0
@@ -86,6 +91,8 @@ class Standing:
         self._show()
         if self._history is not None:
             await self._history.forget(point.vm_uuid, What.FAILED)
+        if vm.is_present is False:
+            await self.looked_for({point.vm_uuid: True})
 
     async def failed(self, vm_uuid: str, vm_name: str) -> None:
         """A backup of the VM ended without a point."""
@@ -111,6 +118,25 @@ class Standing:
         if self._history is not None:
             now = self._clock.now()
             await self._history.note(Fact(point.vm_uuid, point.vm_name, What.DAMAGED, point.id, now))
+
+    def of_cluster(self, cluster_uuid: str) -> set[str]:
+        """The VMs that are, or were, on this cluster, by their newest point. One without a point is ours."""
+        return {uuid for uuid, vm in self._vms.items() if vm.cluster_uuid in ("", cluster_uuid)}
+
+    async def looked_for(self, present: Mapping[str, bool]) -> None:
+        """VM → whether its cluster still has it."""
+        known = {uuid: vm for uuid, vm in self._vms.items() if uuid in present}
+        changed = [(uuid, vm) for uuid, vm in known.items() if vm.is_present is not present[uuid]]
+        for uuid, vm in changed:
+            vm.is_present = present[uuid]
+        self._show()
+        if self._history is None:
+            return
+        for uuid, vm in changed:
+            if present[uuid]:
+                await self._history.forget(uuid, What.GONE)
+            else:
+                await self._history.note(Fact(uuid, vm.name, What.GONE, "", self._clock.now()))
 
     async def recall(self, repository: Repository) -> None:
         """All VMs as the repository and the history have them; those that left both are shown no more.
@@ -190,6 +216,8 @@ class Standing:
             vm = self._known(fact.vm_uuid, fact.vm_name)
             if fact.what is What.FAILED:
                 vm.failed_at = max(vm.failed_at, fact.at)
+            elif fact.what is What.GONE:
+                vm.is_present = False
             elif fact.what is What.VERIFIED and points:
                 vm.verified_at = fact.at
             elif fact.what is What.DAMAGED and fact.subject in points:
@@ -237,6 +265,8 @@ class Standing:
             wanted[VM_LAST_FAILURE, ()] = vm.failed_at
         if vm.verified_at:
             wanted[VM_LAST_VERIFIED, ()] = vm.verified_at
+        if vm.is_present is not None:
+            wanted[VM_PRESENT, ()] = float(vm.is_present)
         if vm.base is not None and vm.base.id not in self._lost_bases:
             wanted[VM_BASE, ()] = vm.base.created_at
         return wanted
@@ -244,7 +274,7 @@ class Standing:
 
 def _take(vm: _Vm, point: RestorePoint) -> None:
     """This is the newest point of its VM."""
-    vm.name, vm.newest = point.vm_name, point.id
+    vm.name, vm.newest, vm.cluster_uuid = point.vm_name, point.id, point.cluster_uuid
     vm.frozen_at, vm.committed_at = point.created_at, point.committed_at
     is_application = point.consistency is Consistency.APPLICATION
     was_asked = point.consistency_asked is Consistency.APPLICATION

@@ -132,6 +132,7 @@ def test_what_other_commands_find_and_what_failed_outlives_restarts(desk):
     point = desk.backed_up("two")
     desk.verified("two")
     with daemon(desk) as running:
+        running.until(lambda seen: seen.get("mover_vm_present{vm=two}") == 1)
         seen = running.reconciled()
         assert CLOCK.now() - 300 < seen[VERIFIED] <= CLOCK.now()
         assert (seen[DAMAGED], FAILURE in seen) == (0, False)

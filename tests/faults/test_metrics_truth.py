@@ -32,6 +32,7 @@ from mover.operations.backup import backup_vm
 from mover.operations.board import Board
 from mover.operations.clean import reconcile
 from mover.operations.node import ReadingNode
+from mover.operations.presence import look_for_vms
 from mover.operations.verify import verify_point
 from mover.storage.memory import MemoryStore
 from mover.storage.retry import RetryingStore
@@ -375,12 +376,39 @@ async def test_a_vm_that_was_deleted_fails_and_goes_with_its_points(seen, web):
     with pytest.raises(NotFound):
         await seen.backup(web)
     await stays(seen, (before, seen.now, 0))
+    assert of_vm("present") is None
+    await look_for_vms(seen.node)
+    await stays(seen, (before, seen.now, 0))
+    assert of_vm("present") == 0
     await seen.node.repository.delete_point(point.id, force=True)
     await seen.node.board.standing.recall(seen.node.repository)
     assert stands() == (0, seen.now, 0)
     seen.w.clock.elapsed += 8 * 86400
     await seen.node.board.standing.recall(seen.node.repository)
     await stays(seen, (None, None, None))
+
+
+async def test_a_list_of_vms_that_is_cut_short_declares_none_dead(seen, web):
+    whole = await seen.node.hypervisor.inventory()
+
+    async def nothing():
+        return dataclasses.replace(whole, vms=())
+
+    seen.w.hypervisor.inventory = nothing
+    await look_for_vms(seen.node)
+    assert of_vm("present") == 1
+
+
+async def test_without_prism_what_was_known_of_a_vm_stays(seen, web):
+    del seen.w.hypervisor.state.vms[web.uuid]
+    await look_for_vms(seen.node)
+    seen.w.hypervisor.state.vms[web.uuid] = web
+    seen.w.hypervisor.fail("inventory", 1, How.ERROR)
+    with pytest.raises(HypervisorUnreachable):
+        await look_for_vms(seen.node)
+    assert of_vm("present") == 0
+    await look_for_vms(seen.node)
+    assert of_vm("present") == 1
 
 
 async def test_a_prism_that_is_down_fails_jobs_and_hides_no_orphan(seen, web):

@@ -321,3 +321,29 @@ async def test_a_catalog_of_an_older_version_gets_its_table(tmp_path):
     await history.forget("u", What.VERIFIED)
     assert await history.all() == []
     await history.close()
+
+
+async def test_a_vm_that_is_gone_is_told_over_a_restart_until_it_is_backed_up_again(standing, clock, history):
+    shelf = Shelf(point("p1"), point("p2", "other"))
+    await standing.recall(shelf)
+    assert "present" not in told()
+    await standing.looked_for({"uuid-of-web": False, "uuid-of-other": True, "a stranger": False})
+    assert (told()["present"], told("other")["present"]) == (0, 1)
+    standing.close()
+    after = Standing(clock, history)
+    await after.recall(shelf)
+    assert told() == STANDS | {"present": 0}
+    assert "present" not in told("other")
+    await after.committed(point("p3")[0])
+    assert told()["present"] == 1
+    after.close()
+    again = Standing(clock, history)
+    await again.recall(shelf)
+    assert told() == STANDS
+    again.close()
+
+
+async def test_vms_of_other_clusters_are_not_looked_for(standing):
+    await standing.recall(Shelf(point("p1"), point("p2", "far", cluster_uuid="elsewhere")))
+    await standing.failed("uuid-of-new", "new")
+    assert standing.of_cluster("c") == {"uuid-of-web", "uuid-of-new"}
