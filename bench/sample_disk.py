@@ -6,6 +6,7 @@ the disk, in scattered regions of 64 KiB to 1 MiB, listed exactly.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from mover.errors import UsageError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 ALIGN = 4 * KIB
@@ -66,7 +69,7 @@ def _fill(staging: Path, size_bytes: int, dice: random.Random) -> None:
     budgets = {kind: int(share * size_bytes) for kind, share in SHARES.items()}
     left = _copy_tree(PROGRAMS, staging / "programs", budgets["programs"], dice)
     left += _copy_tree([sysconfig.get_path("stdlib")], staging / "python", budgets["python"], dice)
-    makers = {"logs": _log_file, "pages": _page_file, "random": lambda d: d.randbytes(4 * MIB)}
+    makers = {"logs": log_file, "pages": page_file, "random": lambda d: d.randbytes(4 * MIB)}
     budgets["logs"] += left // 2
     budgets["random"] += left // 4
     for kind, make in makers.items():
@@ -80,7 +83,7 @@ def _fill(staging: Path, size_bytes: int, dice: random.Random) -> None:
 
 def _copy_tree(sources: object, target: Path, budget: int, dice: random.Random) -> int:
     """Copy regular files until the budget is used; return what is left of it."""
-    files = sorted(path for source in sources for path in _files(Path(source)))
+    files = sorted(path for source in sources for path in files_below(Path(source)))
     dice.shuffle(files)
     for path in files:
         size = path.stat().st_size
@@ -93,7 +96,7 @@ def _copy_tree(sources: object, target: Path, budget: int, dice: random.Random) 
     return budget
 
 
-def _files(source: Path) -> Iterator[Path]:
+def files_below(source: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(source):
         for name in names:
             path = Path(folder, name)
@@ -103,7 +106,7 @@ def _files(source: Path) -> Iterator[Path]:
                 yield path
 
 
-def _log_file(dice: random.Random) -> bytes:
+def log_file(dice: random.Random) -> bytes:
     """Lines of a web server."""
     words = [
         f"/{dice.randrange(1 << 20):x}/{name}" for name in ("index", "login", "cart", "img", "api") for _ in "1234"
@@ -118,7 +121,7 @@ def _log_file(dice: random.Random) -> bytes:
     return "".join(lines).encode()
 
 
-def _page_file(dice: random.Random) -> bytes:
+def page_file(dice: random.Random) -> bytes:
     """8 KiB pages of a database: header, rows of small numbers and names, free space."""
     pages = []
     for number in range(512):
@@ -147,7 +150,7 @@ def _change(image: Path, size_bytes: int, dice: random.Random) -> list[tuple[int
             if end > size_bytes or any(offset <= b + n and b <= end for b, n in taken):
                 continue
             disk.seek(offset)
-            disk.write(dice.randbytes(length) if dice.random() < 0.3 else _log_file(dice)[:length].ljust(length, b"-"))
+            disk.write(dice.randbytes(length) if dice.random() < 0.3 else log_file(dice)[:length].ljust(length, b"-"))
             taken.append((offset, length))
             changed += length
     return sorted(taken)
@@ -165,23 +168,73 @@ def _next_data(handle: int, offset: int) -> int:
 
 @contextmanager
 def reflink_folder(folder: Path, *, size_bytes: int) -> Iterator[Path]:
-    """A mounted XFS with reflinks on a loop file when root, else the folder itself."""
+    """A mounted XFS with reflinks on a loop file when root, else the folder itself.
+
+    What a run that was killed left mounted and attached there is let go of first. Raises UsageError
+    while another run uses the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
         yield folder
         return
     image, mount = folder / "bench.xfs", folder / "xfs"
     mount.mkdir(exist_ok=True)
-    if not image.exists():
-        with image.open("wb") as file:
-            file.truncate(size_bytes)
-        subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)], check=True)
-    with attached(image, read_only=False) as device:
-        subprocess.run(["mount", str(device), str(mount)], check=True)
+    with _held_alone(folder):
+        _let_go(image, mount)
+        if not image.exists():
+            with image.open("wb") as file:
+                file.truncate(size_bytes)
+            subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)], check=True)
+        with attached(image, read_only=False) as device:
+            try:
+                # Within the try: Ctrl-C may come when it is mounted and we have not heard of it.
+                subprocess.run(["mount", str(device), str(mount)], check=True)
+                yield mount
+            finally:
+                if mount.is_mount():
+                    subprocess.run(["umount", str(mount)], check=True)
+
+
+@contextmanager
+def _held_alone(folder: Path) -> Iterator[None]:
+    """By one run at a time; a killed one holds nothing."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         try:
-            yield mount
-        finally:
-            subprocess.run(["umount", str(mount)], check=True)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another bench runs in {folder}", remedy="Name another --folder, or wait for it."
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _let_go(image: Path, mount: Path) -> None:
+    """Of loop devices of files on the mount, of the mount, of the image's own loop device."""
+    for device in loops_below(mount):
+        subprocess.run(["losetup", "--detach", device], check=True)
+    if mount.is_mount():
+        subprocess.run(["umount", str(mount)], check=True)
+    for device, file in loops():
+        if file == image.resolve():
+            subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def loops_below(folder: Path) -> list[str]:
+    """Loop devices whose file is there."""
+    return [device for device, file in loops() if file.is_relative_to(folder.resolve())]
+
+
+def loops() -> Iterator[tuple[str, Path]]:
+    """Loop devices in use, and their files."""
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            backing = file.read_text()
+        except OSError:  # detached meanwhile
+            continue
+        yield f"/dev/{file.parents[1].name}", Path(backing.strip())
 
 
 @contextmanager

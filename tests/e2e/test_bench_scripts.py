@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bench import fio
 from bench.device import loop_of
 from bench.results import Results, read
-from bench.soak import loops_below
+from bench.sample_disk import attached, loops_below, reflink_folder
 from mover.errors import UsageError
 from tests.support.source import ROOT
 
@@ -28,10 +28,14 @@ SCRIPTS = {
     "scale": {"scale.rate", "scale.kept", "scale.budget_wait"},
     "soak": {"soak.memory", "soak.descriptors", "soak.threads"},
     "latency": {"latency.kept", "latency.cpu"},
+    "scrape": {"scrape.cpu", "scrape.first.cpu", "scrape.lag", "scrape.size", "scrape.library.cpu"},
     "lock": {"lock.held", "lock.projected", "lock.reached"},
+    "block_size": {"block_size.full.cpu", "block_size.day.stored", "block_size.restore.wall", "block_size.index"},
     "startup": {"startup.help.time", "startup.points.cpu", "startup.points.unencrypted.cpu"},
 }
-IN_MEMORY = {"seal", "latency", "lock"}
+IN_MEMORY = {"seal", "latency", "lock", "scrape"}
+LESS = {"scale": ("--disks", "1,2", "--latencies", "2"), "block_size": ("--only", "0.1")}
+"""Where even the quick run has parts that show nothing more."""
 
 
 def run(script: str, *arguments: object) -> tuple[int, str]:
@@ -57,8 +61,7 @@ def quick(script: str, place: Path, *arguments: object) -> Results:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_measures_what_it_says(script, tmp_path):
-    arguments = ("--disks", "1,2", "--latencies", "2") if script == "scale" else ()
-    results = quick(script, tmp_path, *arguments)
+    results = quick(script, tmp_path, *LESS.get(script, ()))
     assert results.bench == script
     assert {series.name for series in results.series} >= SCRIPTS[script]
     assert "a quick run: the sizes are too small for figures" in results.notes
@@ -151,6 +154,33 @@ def test_what_cannot_be_meant_is_said_in_words(script, arguments, said, tmp_path
     assert code == (4 if "/dev/null" in arguments else 2), text
     assert said in text.replace("\n", " ")
     assert not any((tmp_path / "work").rglob("*.json"))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system with reflinks is mounted by root")
+def test_what_a_killed_run_left_mounted_is_let_go_of_by_the_next(tmp_path):
+    """Killed with a disk attached: mounted twice, the same XFS would be refused for its UUID."""
+    script = """
+import os, signal, sys
+from pathlib import Path
+from bench.sample_disk import attached, reflink_folder
+with reflink_folder(Path(sys.argv[1]), size_bytes=1 << 29) as place:
+    (place / "kept").write_bytes(bytes(1 << 20))
+    with attached(place / "kept", read_only=True):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(loops_below(tmp_path)) == 2
+    with reflink_folder(tmp_path, size_bytes=1 << 29) as place:
+        assert (place / "kept").stat().st_size == 1 << 20
+        with attached(place / "kept", read_only=True):
+            assert len(loops_below(tmp_path)) == 2
+        with pytest.raises(UsageError, match="Another bench runs"), reflink_folder(tmp_path, size_bytes=1 << 29):
+            pass
+        assert place.is_mount()
+    assert not place.is_mount()
+    assert loops_below(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
