@@ -17,7 +17,8 @@ import typer
 from bench import words
 from bench.kit import check_place, said_in_words
 from bench.plots import Picture, pictures
-from bench.results import Results, Series, read, write_whole
+from bench.results import Results, Series, read
+from mover.files import write_whole
 from mover.units import format_duration, format_size
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")

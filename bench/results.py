@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from mover import __version__
 from mover.clock import SystemClock, iso
 from mover.errors import UsageError
+from mover.files import write_whole
 
 FORMAT = "mover-bench/1"
 Param = str | int | float | bool
@@ -172,17 +172,3 @@ def write(path: Path, results: Results) -> None:
         write_whole(path, text.encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}", remedy="Name another --out.") from None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Under its name only when complete. Raises OSError, and leaves nothing then."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            Path(file.name).replace(path)
-        except BaseException:  # Ctrl-C too: no half file stays; raised again
-            Path(file.name).unlink(missing_ok=True)
-            raise

@@ -13,7 +13,7 @@ from tests.support.source import ROOT, Module, functions, imports, modules
 
 FLOORS: list[set[str]] = [
     {"mover", "mover.errors"},
-    {"mover.units", "mover.clock"},
+    {"mover.units", "mover.clock", "mover.files"},
     {"mover.model"},
     {"mover.config"},
     {"mover.logs", "mover.metrics", "mover.settings"},

@@ -9,16 +9,14 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mover.errors import UsageError
+from mover.files import write_whole
 
 Values = Mapping[str, int | str]
 """Dotted name of two parts → value."""
@@ -75,28 +73,9 @@ def replace(path: Path, text: str) -> None:
     """Whole or not at all, with the rights that the file had. Raises UsageError."""
     path = path.resolve()
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(text.encode())
-                file.flush()
-                _like(file.name, path)
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:  # Ctrl-C too: no half file stays; raised again
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        write_whole(path, text.encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}", remedy="Name another --write.") from None
-
-
-def _like(name: str, path: Path) -> None:
-    if not path.exists():
-        os.chmod(name, 0o644)
-        return
-    shutil.copymode(path, name)
-    # Another's file becomes ours where we are not root: its rights stay.
-    with suppress(PermissionError):
-        os.chown(name, path.stat().st_uid, path.stat().st_gid)
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
