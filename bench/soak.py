@@ -26,7 +26,7 @@ from scipy import stats
 
 from bench import ours
 from bench.kit import Bench, Folder, Out, Quick, bench, settings_of, work_folder
-from bench.sample_disk import attached, empty_target
+from bench.sample_disk import attached, empty_target, loops_below
 from mover.cli.sample import Sample
 from mover.cli.trial import memory_bytes
 from mover.clock import SystemClock, stopwatch
@@ -205,19 +205,6 @@ def _more(before: dict[str, int]) -> dict[str, int]:
     gc.collect()
     now = _held()
     return {what: now[what] - count for what, count in before.items() if now[what] > count}
-
-
-def loops_below(folder: Path) -> list[str]:
-    """Loop devices whose file is there."""
-    found = []
-    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            backing = file.read_text()
-        except OSError:  # detached meanwhile
-            continue
-        if backing.startswith(f"{folder.resolve()}/"):
-            found.append(file.parents[1].name)
-    return found
 
 
 def _add(run: Bench, soak: Soak, growth: Slope | None) -> None:
