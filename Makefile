@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS ?= 2
 
-.PHONY: install demo test test-failed test-long check lock reference tools test-tools bench clean image image-test bundle node-test
+.PHONY: install demo test test-failed test-long check lock reference tools test-tools bench clean image image-test bundle node-test kernel-test
 
 install: $(VENV)/.ready tools
 
@@ -18,7 +18,7 @@ demo: $(VENV)/.ready tools
 
 test: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long and not image and not node"
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long and not image and not node and not kernel"
 
 # Those that failed just now, one at a time. Nothing to run (a failed lint, say) is a failure.
 test-failed: $(VENV)/.test-ready
@@ -26,11 +26,11 @@ test-failed: $(VENV)/.test-ready
 	  echo "The tests above failed once and passed alone: they are flaky, mend them."
 
 test-long: $(VENV)/.test-ready $(VENV)/ansible/.ready test-tools
-	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image and not node"
+	@$(BIN)/pytest -n $(WORKERS) --timeout 3600 -m "not image and not node and not kernel"
 
 check: $(VENV)/.test-ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long and not image and not node" tests/test_architecture.py tests/test_docs.py tests/unit
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long and not image and not node and not kernel" tests/test_architecture.py tests/test_docs.py tests/unit
 
 bench: $(VENV)/.test-ready tools
 	@$(BIN)/python -m bench.end_to_end
@@ -70,6 +70,14 @@ NODE_TOOLS := mmdebstrap:mmdebstrap systemd-nspawn:systemd-container nsenter:uti
 node-test: $(VENV)/.test-ready $(VENV)/ansible/.ready
 	@deploy/tools.sh $(NODE_TOOLS)
 	@$(BIN)/pytest -m node tests/deploy
+
+# Boots Debian's kernel in QEMU and plugs SCSI disks into it: what proves a device is asked of a real kernel.
+KERNEL_TOOLS := qemu-system-x86_64:qemu-system-x86 cpio:cpio
+
+kernel-test: $(VENV)/.test-ready
+	@deploy/tools.sh $(KERNEL_TOOLS)
+	@tests/kernel/unpack.sh $(VENV)/kernel
+	@$(BIN)/pytest -m kernel tests/kernel
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
