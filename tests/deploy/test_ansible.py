@@ -108,6 +108,11 @@ def test_defaults_and_their_description_name_the_same_variables():
     assert {name for name in options if f"`{name}`" not in (FOLDER / "README.md").read_text()} == set()
 
 
+def test_the_example_leaves_the_fingerprint_to_the_first_check():
+    example = yaml.safe_load((FOLDER / "inventory/group_vars/mover/settings.yml").read_text())
+    assert "fingerprint" not in example["mover_settings"]["prism"]
+
+
 # --- against this machine, which is not changed ------------------------------------------
 
 

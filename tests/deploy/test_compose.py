@@ -67,7 +67,8 @@ def test_each_service_is_confined_bounded_and_watched(name: str):
     assert "no-new-privileges:true" in service["security_opt"]
     assert service["read_only"] is True
     assert service["healthcheck"]["test"][0] == "CMD"
-    assert {"mem_limit", "pids_limit", "restart"} <= set(service)
+    assert {"mem_limit", "pids_limit"} <= set(service)
+    assert service["restart"] == "always", "the only policy that Podman's unit heeds after a reboot"
     assert VARIABLE.match(service["image"]), "an image that .env cannot name"
     if name != "mover":
         assert re.search(r":v?\d+\.\d+\.\d+\}$", service["image"]), "third-party images by version"
@@ -96,6 +97,7 @@ def test_settings_and_secrets_are_what_mover_reads(tmp_path: Path):
     assert settings.prism.password.get_secret_value() == "secret"
     assert settings.repository.passphrase.get_secret_value() == "secret"
     assert any(mount.endswith(f":{settings.repository.url}") for mount in SERVICES["mover"]["volumes"])
+    assert settings.prism.fingerprint is None, "with one that is wrong, mover check cannot say which one is right"
 
 
 def test_prometheus_finds_the_node_and_the_alertmanager_on_loopback():

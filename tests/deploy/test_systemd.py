@@ -139,6 +139,13 @@ def test_the_container_may_open_every_scsi_disk_and_nothing_else():
     assert (given["ReadOnly"], given["NoNewPrivileges"]) == ("true", "true")
 
 
+def test_podman_gives_the_container_the_time_to_stop_that_systemd_gives_podman():
+    unit = sections((UNITS / "mover.container").read_text("utf-8"))
+    words = [word for key, value in unit["Container"] if key == "PodmanArgs" for word in shlex.split(value)]
+    (patience,) = [int(word.partition("=")[2]) for word in words if word.startswith("--stop-timeout=")]
+    assert 60 <= patience < int(dict(unit["Service"])["TimeoutStopSec"])
+
+
 def test_the_containers_state_is_the_volume_beside_it():
     container = sections((UNITS / "mover.container").read_text("utf-8"))["Container"]
     places = dict(reversed(value.split(":")[:2]) for key, value in container if key == "Volume")

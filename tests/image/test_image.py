@@ -167,13 +167,20 @@ def without(*words: str) -> tuple[str, ...]:
     return tuple(word for word in text.replace(gone, "").split("\n") if word)
 
 
-PLACE = ("capability", "/dev", "block devices", "memory", "processors", "threads", "state kept")
+PLACE = ("state folder", "capability", "/dev", "block devices", "memory", "processors", "threads", "state kept")
 
 
 def test_rightly_started_it_has_what_it_needs_as_an_ordinary_user(containers):
     lines = checked(containers, give=RIGHTS)
     assert {subject: lines[subject]["state"] for subject in PLACE} == dict.fromkeys(PLACE, "ok")
     assert lines["runs in"]["what"].startswith("a container (podman;")
+
+
+def test_as_root_with_one_capability_it_writes_a_new_volume(containers):
+    """As Quadlet, Compose and Docker start it: root that may not pass over owners."""
+    new = ("--volume", f"state-of-root:{STATE}")
+    lines = checked(containers, give=(*RIGHTS, "--user", "0:0"), more=new)
+    assert {subject: lines[subject]["state"] for subject in PLACE} == dict.fromkeys(PLACE, "ok")
 
 
 def test_the_readme_gives_these_rights():
