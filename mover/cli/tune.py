@@ -228,7 +228,7 @@ def _answer(session: Session, finding: Finding, remark: str) -> None:
     if finding.looked_at:
         shown.append(_table(finding))
     if finding.verdict is None:
-        shown.append(Text("The settings stay as they are: nothing was faster beyond the noise.", "bold"))
+        shown.append(Text(f"The settings stay as they are: {_why_none(finding)}.", "bold"))
     else:
         shown.append(Text(f"All of it together: {_gain(finding.verdict)}.", "bold"))
         shown.append(Text(settings_file.lines_of(_values(finding.change))))
@@ -236,6 +236,11 @@ def _answer(session: Session, finding: Finding, remark: str) -> None:
     if remark:
         shown.append(Text(remark, "yellow"))
     session.console.answer(_as_json(finding, remark), *shown)
+
+
+def _why_none(finding: Finding) -> str:
+    """A search that was cut short has shown nothing, also not that nothing is better."""
+    return "nothing was faster beyond the noise" if finding.is_complete else "too little was measured to propose others"
 
 
 def _gain(verdict: Verdict) -> str:

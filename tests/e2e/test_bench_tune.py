@@ -72,6 +72,8 @@ def test_ctrl_c_prints_what_was_found_and_leaves_nothing(tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Interrupted: what was found until then. Nothing was written." in out
+    assert "too little was measured to propose others" in out
+    assert "nothing was faster" not in out
     assert "Traceback" not in err
     assert os.listdir(work) == []
     assert settings.read_text() == "data:\n  readers: 2\n"
@@ -94,6 +96,16 @@ async def test_what_was_found_is_written(tmp_path, monkeypatch, capsys):
     assert answer["settings"] == {"data.readers": 8}
     assert answer["is_complete"]
     assert path.read_text() == "data:  # ours\n  readers: 8\n  level: 1\n"
+
+
+async def test_a_whole_search_says_that_nothing_is_faster(tmp_path, monkeypatch, capsys):
+    async def measure(self, change, phases):
+        return Cost(dict.fromkeys(phases, 1.0), 1000)
+
+    monkeypatch.setattr(tune.Runs, "measure", measure)
+    wish = Wish(tmp_path / "work", "64MiB", None, "5m", ("data.readers",), None)
+    await tune.tune(Session(Settings(), Console(as_json=False)), wish)
+    assert "The settings stay as they are: nothing was faster beyond the noise." in capsys.readouterr().out
 
 
 async def test_a_run_measures_and_leaves_nothing(tmp_path):
