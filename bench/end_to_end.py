@@ -73,15 +73,36 @@ def peer_round(peer: peers.Peer, disks: peers.Disks, size: int, folder: Path, ro
         _compare(target, disks.second, peer.name)
 
 
-def limit_round(device: Path, size: int, level: int, round_: int) -> Iterator[Run]:
-    """What the machine allows: the read alone, the computing alone."""
-    read_s = limit.fio_read_s(device, read_bytes=size)
-    yield Run("limit", "fio read", round_, read_s, 0, 0)
-    command = [sys.executable, "-m", "bench.limit", str(device), str(level)]
+def full_limit(device: Path, size: int, level: int, round_: int) -> Iterator[Run]:
+    """What the machine allows a full: the disk's read alone, the computing alone."""
+    computed, _ = _computed(device, level, "full")
+    yield from _limit("full", {"fio read": limit.read_alone([device], size_bytes=size), "compute": computed}, round_)
+
+
+def restore_limit(repository: Path, device: Path, size: int, level: int, folder: Path, round_: int) -> Iterator[Run]:
+    """What it allows a restore of that disk: the packs' read, the opening, the writing, each alone."""
+    evict(repository)
+    packs = sorted(path for path in (repository / "packs").rglob("*") if path.is_file())
+    computed, written_bytes = _computed(device, level, "restore")
+    with empty_target(folder, size) as target:
+        written = limit.write_alone(target, size_bytes=written_bytes)
+    parts = {"fio read of packs": limit.read_alone(packs), "open blocks": computed, "fio write": written}
+    yield from _limit("restore", parts, round_)
+
+
+def _computed(device: Path, level: int, operation: str) -> tuple[limit.Part, int]:
+    command = [sys.executable, "-m", "bench.limit", str(device), str(level), operation]
     said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    wall, cpu = json.loads(said)
-    yield Run("limit", "compute", round_, wall, cpu, 0)
-    yield Run("limit", "full", round_, max(read_s, wall), cpu, 0)
+    wall, cpu, size_bytes = json.loads(said)
+    return limit.Part(wall, cpu), size_bytes
+
+
+def _limit(operation: str, parts: dict[str, limit.Part], round_: int) -> Iterator[Run]:
+    """Each part, then the largest: the others may hide behind it. Their CPU seconds are spent all the same."""
+    for name, part in parts.items():
+        yield Run("limit", name, round_, part.wall_s, part.cpu_s, 0)
+    wall, cpu = max(part.wall_s for part in parts.values()), sum(part.cpu_s for part in parts.values())
+    yield Run("limit", operation, round_, wall, cpu, 0)
 
 
 def _compare(restored: Path, wanted: Path, who: str) -> None:
@@ -120,9 +141,11 @@ def measured(plan: Plan, place: Path, disk: SampleDisk, here: Sequence[peers.Pee
         disks = peers.Disks(first, second, hints)
         for round_ in range(1, plan.rounds + 1):
             if plan.wants("limit"):
-                yield from limit_round(first, size, level, round_)
+                yield from full_limit(first, size, level, round_)
             if plan.wants("mover"):
                 yield from our_round(ours, disk, first, second, place, round_)
+            if plan.wants("limit") and plan.wants("mover"):
+                yield from restore_limit(place / "mover", second, size, level, place, round_)
             for peer in here:
                 if plan.wants(peer.name):
                     yield from peer_round(peer, disks, size, place, round_)

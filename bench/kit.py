@@ -66,6 +66,12 @@ def bench(name: str, out: Path | None, *, quick: bool, shows: bool = True, **set
         run = Bench(Results.begin(name, f"python -m bench.{name} {' '.join(sys.argv[1:])}".strip(), **settings))
         if quick:
             run.note("a quick run: the sizes are too small for figures")
+        machine = run.results.machine
+        if machine.load_before > machine.cores / 2:
+            run.note(
+                f"other work goes on, a load of {machine.load_before:g} on {machine.cores} cores: wall seconds, "
+                "rates and shares of a limit say little; CPU seconds say more"
+            )
         started = stopwatch()
         yield run
         results = run.results

@@ -1,65 +1,124 @@
-"""What this machine and disk allow at most: the raw read, and hash + zstd + AES from memory.
+"""What this machine and disk allow at most: each part of a full and of a restore by itself.
 
-The blocks of a device that are not zero are held in memory, and as many threads as cores do to
-them what a backup must: keyed BLAKE3, zstd, AES-256-GCM. Nothing is read or written.
+Reading and writing are fio's, 1 MiB, direct, depth 4. Computing is done on as many threads as cores,
+from memory to memory, with what a backup or restore must do to each block of the disk that is not zero:
+keyed BLAKE3, zstd, AES-256-GCM. The largest part is the limit: the others may hide behind it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import resource
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from zstandard import ZstdCompressor, ZstdDecompressor
 
 BLOCK_BYTES = 1 << 20
+_KEY = bytes(range(32))
+_NONCE = bytes(12)
+"""The same for all: nothing here is a secret, and the work is the same."""
 
 
-def fio_read_s(device: Path, *, read_bytes: int) -> float:
-    """Seconds that fio needs to read so many bytes of the device: 1 MiB, direct, depth 4."""
-    command = ["fio", "--name=read", f"--filename={device}", "--readonly", "--rw=read", "--bs=1M", "--direct=1"]
-    command += ["--ioengine=libaio", "--iodepth=4", f"--size={read_bytes}", "--output-format=json"]
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Seconds of one part by itself."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def read_alone(files: Sequence[Path], *, size_bytes: int = 0) -> Part:
+    """The files one after the other, or so many bytes of one device."""
+    return _fio("read", [f"--filename={':'.join(map(str, files))}", "--readonly"], size_bytes)
+
+
+def write_alone(device: Path, *, size_bytes: int) -> Part:
+    """So many bytes from the device's beginning; without the sync at the end, which fio does not count."""
+    return _fio("write", [f"--filename={device}"], size_bytes)
+
+
+def _fio(way: str, options: list[str], size_bytes: int) -> Part:
+    command = ["fio", "--name=alone", f"--rw={way}", "--bs=1M", "--direct=1", "--ioengine=libaio", "--iodepth=4"]
+    command += [*options, "--file_service_type=sequential", "--output-format=json"]
+    command += [f"--size={size_bytes}"] if size_bytes else []
     answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return float(answer["jobs"][0]["read"]["runtime"]) / 1000
+    job = answer["jobs"][0]
+    wall_s = job["job_runtime"] / 1000
+    return Part(wall_s, wall_s * (job["usr_cpu"] + job["sys_cpu"]) / 100)
 
 
-def compute_s(device: Path, *, level: int) -> tuple[float, float]:
-    """(wall, CPU) seconds of hash, compression and encryption of the device's blocks from memory."""
-    from blake3 import blake3
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    from zstandard import ZstdCompressor
+def compute_alone(device: Path, *, level: int, operation: str) -> tuple[Part, int]:
+    """What a ``full`` or a ``restore`` computes, and the bytes of the blocks that are not zero."""
+    sizes: list[int] = []
+    blocks = list(_blocks(device, sizes))
+    if operation == "full":
+        return _on_all_cores(blocks, lambda: _sealing(level)), sum(sizes)
+    sealed = []
+    seal = _sealing(level)
+    while blocks:
+        sealed.append(seal(blocks.pop()))
+    return _on_all_cores(sealed, _opening), sum(sizes)
 
-    blocks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+def _blocks(device: Path, sizes: list[int]) -> Iterator[bytes]:
     zeroes = bytes(BLOCK_BYTES)
     with device.open("rb") as disk:
         while block := disk.read(BLOCK_BYTES):
             if block != zeroes[: len(block)]:
-                blocks.put(block)
-    threads = len(os.sched_getaffinity(0))
-    for _ in range(threads):
-        blocks.put(None)
+                sizes.append(len(block))
+                yield block
+
+
+def _sealing(level: int) -> Callable[[bytes], bytes]:
+    compressor, cipher = ZstdCompressor(level=level), AESGCM(_KEY)
+
+    def seal(block: bytes) -> bytes:
+        blake3(block, key=_KEY).digest()
+        return cipher.encrypt(_NONCE, compressor.compress(block), None)
+
+    return seal
+
+
+def _opening() -> Callable[[bytes], Any]:
+    decompressor, cipher = ZstdDecompressor(), AESGCM(_KEY)
+    return lambda record: blake3(decompressor.decompress(cipher.decrypt(_NONCE, record, None)), key=_KEY).digest()
+
+
+def _on_all_cores(items: Iterable[bytes], make: Callable[[], Callable[[bytes], Any]]) -> Part:
+    """make: gives each thread what it does to an item."""
+    left, lock = iter(items), threading.Lock()
 
     def work() -> None:
-        compressor, cipher = ZstdCompressor(level=level), AESGCM(bytes(32))
-        key, number = bytes(range(32)), 0
-        while (block := blocks.get()) is not None:
-            blake3(block, key=key).digest()
-            cipher.encrypt(number.to_bytes(12, "big"), compressor.compress(block), None)
-            number += 1
+        do = make()
+        while True:
+            with lock:
+                some = list(islice(left, 4))
+            if not some:
+                return
+            for one in some:
+                do(one)
 
+    threads = [threading.Thread(target=work) for _ in os.sched_getaffinity(0)]
     used, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
-    return wall, after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall_s, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+    return Part(wall_s, after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime)
 
 
 if __name__ == "__main__":
-    print(json.dumps(compute_s(Path(sys.argv[1]), level=int(sys.argv[2]))))
+    part, size = compute_alone(Path(sys.argv[1]), level=int(sys.argv[2]), operation=sys.argv[3])
+    print(json.dumps([part.wall_s, part.cpu_s, size]))

@@ -44,7 +44,40 @@ def table(runs: Sequence[Run], machine: dict[str, Any]) -> str:
     lines += ["", "| what must hold (within a round, median) | target | measured |", "| --- | --- | --- |"]
     for name, goal in goals(runs).items():
         lines.append(f"| {name} | {_target(goal)} | {words.value(median(goal.samples), goal.unit)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *where_it_goes(runs)])
+
+
+PARTS = {"full": ("fio read", "compute"), "restore": ("fio read of packs", "open blocks", "fio write")}
+"""What the limit of an operation is made of."""
+
+
+def where_it_goes(runs: Sequence[Run]) -> list[str]:
+    """Beside each other, medians: the parts alone, ours, and what its threads were busy with."""
+    lines = []
+    for what, parts in PARTS.items():
+        ours = [run for run in runs if (run.who, run.what) == ("mover", what)]
+        alone = {part: [run for run in runs if (run.who, run.what) == ("limit", part)] for part in parts}
+        if not ours or not all(alone.values()):
+            continue
+        lines += ["", f"| where a {what} goes | wall s | CPU s |", "| --- | --- | --- |"]
+        for part, same in alone.items():
+            lines.append(f"| {part}, alone | {_wall(same):.2f} | {_cpu(same):.2f} |")
+        beyond = _cpu(ours) - sum(_cpu(same) for same in alone.values())
+        lines.append(f"| ours | {_wall(ours):.2f} | {_cpu(ours):.2f} |")
+        lines.append(f"| ours beyond the parts: Python, self-checks, index, manifest | | {beyond:.2f} |")
+        for stage in dict.fromkeys(stage for run in ours for stage in run.more.get("stages", {})):
+            seconds = median([run.more["stages"].get(stage, 0.0) for run in ours])
+            if seconds:
+                lines.append(f"| threads' seconds in {stage} | {seconds:.2f} | |")
+    return lines
+
+
+def _wall(runs: Sequence[Run]) -> float:
+    return median([run.wall_s for run in runs])
+
+
+def _cpu(runs: Sequence[Run]) -> float:
+    return median([run.cpu_s for run in runs])
 
 
 def _target(goal: Series) -> str:
@@ -79,6 +112,11 @@ class _Rounds:
         for run in runs:
             self._rounds[run.round][run.who, run.what] = run
 
+    def cpu(self, what: str) -> list[float]:
+        """CPU seconds of the limit's parts, divided by ours."""
+        pairs = [(runs.get(("limit", what)), runs.get(("mover", what))) for runs in self._rounds.values()]
+        return [limit.cpu_s / ours.cpu_s for limit, ours in pairs if limit and ours and ours.cpu_s]
+
     def fastest(self, who: Sequence[str], what: str, *, by: tuple[str, str]) -> list[float]:
         """Wall seconds of the fastest of them, divided by those of ``by``."""
         found = []
@@ -103,11 +141,14 @@ def goals(runs: Sequence[Run]) -> dict[str, Series]:
     found: list[tuple[str, Unit, Better, float | None, list[float]]] = [
         ("full: fastest deduplicating / ours", "ratio", "higher", 2.5, over(DEDUPLICATING, "full")),
         ("full: limit / ours", "share", "higher", 0.7, over(["limit"], "full")),
+        ("full: CPU of the limit's parts / ours", "share", "neither", None, rounds.cpu("full")),
         ("full: qemu-img / ours", "ratio", "neither", None, over(["qemu-img"], "full")),
         ("full again: ours / fio's read", "ratio", "lower", 1.5, again),
         ("incremental: borg / ours", "ratio", "higher", 8.0, over(["borg"], "incremental")),
         ("incremental: benji with hints / ours", "ratio", "higher", 5.0, over(["benji"], "incremental")),
         ("restore: fastest deduplicating / ours", "ratio", "higher", 4.0, over(DEDUPLICATING, "restore")),
+        ("restore: limit / ours", "share", "higher", 0.8, over(["limit"], "restore")),
+        ("restore: CPU of the limit's parts / ours", "share", "neither", None, rounds.cpu("restore")),
         ("restore: zstd, dd / ours", "ratio", "higher", 1.5, over(["zstd|dd"], "restore")),
         ("restore: qemu-img / ours", "ratio", "neither", None, over(["qemu-img"], "restore")),
         ("memory, largest of ours", "bytes", "lower", 300 * MIB, peak),

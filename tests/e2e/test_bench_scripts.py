@@ -92,15 +92,29 @@ def test_small_extents_need_fio(tmp_path, monkeypatch):
     assert "fio is not installed" in said
 
 
-def test_end_to_end_measures_ours_and_what_must_hold(tmp_path):
+@pytest.mark.skipif(fio.version() is None, reason="fio is not installed")
+def test_end_to_end_measures_ours_the_limits_and_what_must_hold(tmp_path):
     out = tmp_path / "out.json"
-    code, said = run("end_to_end", "--quick", "--only", "mover", "--folder", tmp_path / "work", "--out", out)
+    code, said = run("end_to_end", "--quick", "--only", "mover,limit", "--folder", tmp_path / "work", "--out", out)
     assert code == 0, said
     assert loops_below(tmp_path / "work") == []
     results = read(out)
     assert read(tmp_path / "work" / "results.json").series == results.series
-    measured = {series.params["operation"] for series in results.series if series.name == "end_to_end.wall"}
-    assert measured == {"full", "again", "incremental", "restore"}
+    wall = {
+        (series.params["who"], series.params["operation"]): series.samples[0]
+        for series in results.series
+        if series.name == "end_to_end.wall"
+    }
+    assert {what for who, what in wall if who == "mover"} == {"full", "again", "incremental", "restore"}
+    parts = [wall["limit", part] for part in ("fio read of packs", "open blocks", "fio write")]
+    assert min(parts) > 0
+    assert wall["limit", "restore"] == max(parts)
+    goals = {series.params["of"]: series for series in results.series if series.name == "end_to_end.goal_share"}
+    restore = goals["restore: limit / ours"]
+    assert restore.samples == [wall["limit", "restore"] / wall["mover", "restore"]]
+    assert restore.target == 0.8
+    assert "| where a restore goes | wall s | CPU s |" in said
+    assert "| threads' seconds in opened |" in said
     assert "| mover | incremental | 1 |" in said
     assert "| memory, largest of ours | <= 300 MiB |" in said
 

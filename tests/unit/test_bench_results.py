@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 import re
 import subprocess
@@ -11,7 +12,8 @@ import subprocess
 import pytest
 import typer
 
-from bench import compare, kit, report_html, soak, words
+from bench import compare, kit, report, report_html, soak, words
+from bench.measure import Run
 from bench.results import Results, Series, read, read_all, write
 from bench.scale import reason
 from mover.errors import SpaceShort, UsageError
@@ -383,3 +385,47 @@ def test_the_form_is_the_one_that_the_readme_describes(tmp_path):
     readme = (kit.ROOT / "bench" / "README.md").read_text()
     for member in (*found, *found["series"][0]):
         assert f"`{member}`" in readme, member
+
+
+# --- end to end: the limit, and where the rest goes
+
+
+def end_to_end_runs() -> list[Run]:
+    """Two rounds; in the second everything takes twice as long, but for the CPU."""
+    runs = []
+    for round_, slower in ((1, 1.0), (2, 2.0)):
+        for who, what, wall, cpu in (
+            ("limit", "fio read of packs", 0.5, 0.1),
+            ("limit", "open blocks", 1.5, 3.0),
+            ("limit", "fio write", 2.0, 0.4),
+            ("limit", "restore", 2.0, 3.5),
+            ("mover", "restore", 2.5, 5.0),
+        ):
+            more = {"stages": {"opened": 3.25, "skipped": 0.0}} if who == "mover" else {}
+            runs.append(Run(who, what, round_, wall * slower, cpu, 0.0, more=more))
+    return runs
+
+
+def test_a_restore_is_held_against_its_limit_within_each_round():
+    goals = report.goals(end_to_end_runs())
+    assert goals["restore: limit / ours"].samples == [0.8, 0.8]
+    assert goals["restore: CPU of the limit's parts / ours"].samples == [0.7, 0.7]
+    assert not [name for name in goals if name.startswith("full")]
+
+
+def test_where_a_restore_goes_is_told_by_part_and_stage():
+    lines = report.where_it_goes(end_to_end_runs())
+    assert "| fio write, alone | 3.00 | 0.40 |" in lines
+    assert "| ours beyond the parts: Python, self-checks, index, manifest | | 1.50 |" in lines
+    assert "| threads' seconds in opened | 3.25 | |" in lines
+    assert not [line for line in lines if "skipped" in line or "a full goes" in line]
+    assert report.where_it_goes([run for run in end_to_end_runs() if run.what != "fio write"]) == []
+
+
+def test_work_beside_a_bench_is_noted(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    for load, is_noted in ((0.9, False), (1.5, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        with kit.bench("test", None, quick=False, shows=False) as run:
+            pass
+        assert ["other work goes on" in note for note in run.results.notes] == [True] * is_noted
