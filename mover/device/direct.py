@@ -207,6 +207,9 @@ class DirectDevice:
         probe = _Prober(call, fd, self._sector_bytes)
         if not probe.moves(view, offset):
             spans = list(_merged(probe.failing(view, offset))) or [(offset, len(view))]
+            if self.is_block and _is_gone(fd):
+                pulled = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+                raise self._fault(self._verb(call), [(offset, len(view))], pulled) from error
             raise self._fault(self._verb(call), spans, error, is_exact=not probe.gave_up) from error
 
     def _verb(self, call: Transfer) -> str:
@@ -278,6 +281,14 @@ def _merged(spans: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         last = offset, length
     if last is not None:
         yield last
+
+
+def _is_gone(fd: int) -> bool:
+    """A pulled disk answers EIO as a bad one does, but the kernel takes its size away."""
+    try:
+        return ioctl.size_bytes(fd) == 0
+    except OSError:
+        return True
 
 
 def _remedy(number: int | None) -> str:

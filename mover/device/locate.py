@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 from mover.clock import Clock, Dice
 from mover.config import NodeSettings
-from mover.device import ioctl, sysfs
+from mover.device import inquiry, ioctl, sysfs
 from mover.device.direct import DirectDevice, closing_on_error, measure, open_direct
-from mover.device.identity import is_uuid
+from mover.device.identity import Identity, is_uuid
 from mover.device.proof import Census, Want, absent, busy, changed, choose, refused
 from mover.device.sysfs import BlockDevice
 from mover.errors import DeviceAbsent, DeviceBusy
@@ -235,9 +235,21 @@ class Locator:
         now = sysfs.disk(self._root, disk.name)
         if now is None or _essence(now, want) != _essence(disk, want):
             raise changed(disk, want, f"it is described as {now or 'nothing'}")
+        self._ask(fd, disk, want)
         users = sysfs.users(self._root, now)
         if users:
             raise changed(disk, want, "; ".join(users))
+
+    def _ask(self, fd: int, disk: BlockDevice, want: Want) -> None:
+        """The disk itself must say what sysfs says of it: that may be of one that was there before."""
+        said = inquiry.texts(fd)
+        if said is None:
+            return
+        wanted, fresh = want.attachment.vmdisk_uuid, Identity(kernel=said)
+        # udev's names are as old as sysfs: they count for neither.
+        described = Identity(kernel=disk.identity.kernel)
+        if fresh.others(wanted) or fresh.carries(wanted) != described.carries(wanted):
+            raise changed(disk, want, f"it answers that it is {fresh}")
 
     def _device(self, fd: int, disk: BlockDevice, want: Want) -> DirectDevice:
         size, sector = measure(fd)
@@ -271,12 +283,15 @@ class Locator:
                 (self._root / "sys/block" / disk.name / "device/delete").write_text("1")
 
     def _rescan(self) -> None:
-        """Ask the SCSI hosts to look again; only ever the real ones."""
+        """Ask SCSI disks and hosts to look again; only ever the real ones."""
         if self._root != Path("/"):
             return
-        for scan in self._root.glob("sys/class/scsi_host/host*/scan"):
+        # First those that it knows: one of them may have been exchanged, and sysfs describes the former.
+        known = [(path, "1") for path in self._root.glob("sys/block/*/device/rescan")]
+        hosts = [(path, "- - -") for path in self._root.glob("sys/class/scsi_host/host*/scan")]
+        for path, words in known + hosts:
             with suppress(OSError):  # read-only in a container: waiting is all that is left
-                scan.write_text("- - -")
+                path.write_text(words)
 
 
 def _flags(node: os.stat_result, *, writable: bool) -> int:

@@ -169,7 +169,7 @@ class Agent:
         assert self._reader is not None
         self._reader.join(60)
         assert self._fault is not None
-        return {"message": str(self._fault), **self._fault.facts}
+        return {"message": str(self._fault), "remedy": self._fault.remedy, **self._fault.facts}
 
     def _read_on(self, device: DirectDevice) -> None:
         with mmap.mmap(-1, _READ_BYTES) as page, memoryview(page) as view:
@@ -192,6 +192,10 @@ class Agent:
         locator = self._locators[trust_slot]
         locator._settings = NodeSettings(trust_slot=trust_slot, device_timeout=timeout_s)
         return locator
+
+    def scan(self, slot: int) -> None:
+        """Have the kernel look at one target of the silent host, which it numbers after the other."""
+        Path("/sys/class/scsi_host/host1/scan").write_text(f"0 {slot} 0")
 
     # --- strangers on the node --------------------------------------------------------
 

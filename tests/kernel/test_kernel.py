@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import struct
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from mover.lab import identity
-from tests.support.qemu import MAC, SILENT, UUID, GuestRefused, Machine, machine, needs_qemu
+from tests.support.qemu import ANNOUNCING, MAC, SILENT, UUID, GuestRefused, Machine, machine, needs_qemu
 
 pytestmark = [*needs_qemu, pytest.mark.timeout(300)]
 
@@ -322,26 +323,36 @@ def test_a_disk_that_was_not_announced_is_found_by_looking_again(vm, tmp_path):
     assert vm.ask("left") == NOTHING
 
 
-def test_a_disk_pulled_while_it_is_read_is_a_fault_with_its_place(vm, tmp_path):
-    vm.plug(raw(tmp_path), name="ours", slot=3, **named(OURS))
+@pytest.mark.parametrize(("adapter", "numbers"), [(ANNOUNCING, {errno.ENODEV, errno.ENXIO}), (SILENT, {errno.EIO})])
+def test_a_disk_pulled_while_it_is_read_is_a_fault_with_its_place(vm, tmp_path, adapter, numbers):
+    vm.plug(raw(tmp_path), name="ours", slot=3, adapter=adapter, **named(OURS))
+    if adapter == SILENT:
+        vm.ask("scan", slot=3)
     found = locate(vm)
     vm.ask("begin_reading", device=found["device"])
     vm.unplug("ours")
     fault = vm.ask("end_of_reading")
     assert (fault["operation"], fault["length_bytes"], fault["offset_bytes"] % MIB) == ("reading", MIB, 0)
+    assert fault["errno"] in numbers
+    assert ("went away" in fault["remedy"]) == (adapter == ANNOUNCING)
     vm.ask("release", device=found["device"])
     assert vm.ask("left") == NOTHING
 
 
-def test_a_disk_pulled_unannounced_is_a_fault_too(vm, tmp_path):
+def test_a_disk_exchanged_unannounced_is_not_taken_for_the_former_one(vm, tmp_path):
     vm.plug(raw(tmp_path), name="ours", slot=3, adapter=SILENT, **named(OURS))
-    found = locate(vm)
-    vm.ask("begin_reading", device=found["device"])
+    vm.ask("scan", slot=3)
+    vm.ask("close", device=locate(vm)["device"])
     vm.unplug("ours")
-    fault = vm.ask("end_of_reading")
-    assert (fault["operation"], fault["length_bytes"], fault["offset_bytes"] % MIB) == ("reading", MIB, 0)
-    vm.ask("release", device=found["device"])
-    assert vm.ask("left") == NOTHING
+    file = raw(tmp_path, "other")
+    vm.plug(file, name="other", slot=3, adapter=SILENT, **named(OTHER))
+    (stale,) = wait_for_disks(vm)
+    assert serial(OURS) in stale["identity"]["kernel"]
+    refused = refusal(vm)
+    assert refused.facts["reason"] == "changed"
+    assert f"it answers that it is {serial(OTHER)}" in refused.message
+    # Whoever looks for the other one finds it once the kernel has asked again.
+    assert read(vm, locate(vm, OTHER), 0) == content("other", 0)
 
 
 def test_a_disk_that_grew_has_another_size(vm, tmp_path):

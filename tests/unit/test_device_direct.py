@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mover.device import ioctl
 from mover.device.direct import DirectDevice
 from mover.errors import DeviceFault
 
@@ -51,10 +52,10 @@ class BadDisk:
             raise OSError(self.number, os.strerror(self.number))
         return count
 
-    def device(self) -> DirectDevice:
+    def device(self, *, is_block: bool = False) -> DirectDevice:
         fd = os.open("/dev/null", os.O_RDWR)
         return DirectDevice(
-            fd, name="bad", size_bytes=SIZE, sector_bytes=SECTOR, is_block=False, read=self.read, write=self.write
+            fd, name="bad", size_bytes=SIZE, sector_bytes=SECTOR, is_block=is_block, read=self.read, write=self.write
         )
 
 
@@ -138,6 +139,16 @@ def test_a_disk_that_went_away_is_said_at_once(number: int):
     assert disk.calls == 1
     assert "went away" in error.remedy
     assert (error.facts["offset_bytes"], error.facts["length_bytes"]) == (0, SIZE)
+
+
+@pytest.mark.parametrize(("size_bytes", "number", "failed"), [(0, errno.ENODEV, SIZE), (SIZE, errno.EIO, SECTOR)])
+def test_a_device_without_a_size_is_pulled_and_not_bad(monkeypatch, size_bytes: int, number: int, failed: int):
+    monkeypatch.setattr(ioctl, "size_bytes", lambda fd: size_bytes)
+    with BadDisk(pattern(), bad={3}).device(is_block=True) as device, pytest.raises(DeviceFault) as caught:
+        device.read_into(memoryview(bytearray(SIZE)), 0)
+    assert caught.value.facts["errno"] == number
+    assert caught.value.facts["failed_bytes"] == failed
+    assert ("went away" in caught.value.remedy) == (size_bytes == 0)
 
 
 def test_no_space_says_so():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mover.clock import FakeClock
+from mover.device import inquiry
 from mover.device.direct import measure, open_direct
 from mover.device.locate import Locator, locate, release
 from mover.errors import DeviceAbsent, DeviceBusy, DeviceRefused, MoverError
@@ -259,6 +260,35 @@ async def test_a_change_while_it_is_opened_is_refused_unread(bench: Bench, meanw
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
     locator.close()
+
+
+SAYS_OTHER = f"NUTANIX NFS_4_0_289_{OTHER.replace('-', '_')}"
+
+
+@pytest.mark.parametrize("said", [(SAYS_OTHER,), (SAYS_OTHER, OURS), ("6506b8d9aabbccdd",), ()])
+async def test_a_disk_that_answers_another_name_than_sysfs_has_is_refused(bench: Bench, monkeypatch, said):
+    bench.plug()
+    monkeypatch.setattr(inquiry, "texts", lambda fd: said)
+    error = await bench.refusal(DeviceRefused)
+    assert error.facts["reason"] == "changed"
+    assert "it answers that it is" in error.message
+
+
+@pytest.mark.parametrize("said", [(OURS.upper(),), None])
+async def test_a_disk_that_answers_as_sysfs_says_or_cannot_be_asked_is_taken(bench: Bench, monkeypatch, said):
+    bench.plug()
+    monkeypatch.setattr(inquiry, "texts", lambda fd: said)
+    with await bench.locate() as device:
+        assert first_bytes(device) == b"sdbsdbsd"
+
+
+async def test_a_disk_that_does_not_answer_is_absent(bench: Bench, monkeypatch):
+    def texts(fd: int) -> None:
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+
+    bench.plug()
+    monkeypatch.setattr(inquiry, "texts", texts)
+    await bench.refusal(DeviceAbsent)
 
 
 async def test_another_file_under_the_same_name_is_refused(bench: Bench):
