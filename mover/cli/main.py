@@ -106,7 +106,14 @@ def init(
 
 
 @app.command()
-def check(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
+def check(
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Read settings and secrets only, look at nothing else.")
+    ] = False,
+) -> None:
     """See what would keep a backup from working, and the remedy.
 
     Looks at: what container, unit and kernel let this process do, reach, TLS, rights of the user,
@@ -117,10 +124,11 @@ def check(config: Config = None, assign: Assign = None, as_json: Json = False) -
     Examples:
       mover check
       mover check -c /etc/mover/mover.yaml --json
+      mover check --settings    (before a restart of the daemon)
     """
     from mover.cli import setup as work
 
-    run(work.check, config, assign, as_json)
+    run(work.check_settings if settings else work.check, config, assign, as_json)
 
 
 @app.command()

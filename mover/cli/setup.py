@@ -70,6 +70,11 @@ async def check(session: Session) -> None:
         raise typer.Exit(PROBLEM_EXIT)
 
 
+async def check_settings(session: Session) -> None:
+    """Say that the settings could be read, which they were before this began."""
+    session.console.answer({"settings": "ok"}, Text("The settings and their secrets can be read."))
+
+
 async def _raise_if_locked(session: Session, clock: Clock) -> None:
     """Raises WrongKey, upon which a person is asked for the passphrase; other errors are the preflight's to tell."""
     try:

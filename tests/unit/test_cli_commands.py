@@ -84,6 +84,16 @@ def test_what_cannot_be_parsed_is_a_usage_error(words):
     assert "Try 'mover" in outcome.err
 
 
+def test_settings_can_be_read_alone_and_nothing_is_touched(tmp_path):
+    file = tmp_path / "mover.yaml"
+    file.write_text(f"state_dir: {tmp_path / 'state'}\nprism: {{url: https://192.0.2.1, username: backup}}\n")
+    good = invoke("check", "--settings", "--config", str(file), "--json")
+    assert (good.code, good.json) == (0, {"settings": "ok"})
+    file.write_text("prism: {usrname: backup}\n")
+    invoke("check", "--settings", "--config", str(file)).refuses(2, "config.unknown-key", "prism.username")
+    assert [path.name for path in tmp_path.iterdir()] == ["mover.yaml"]
+
+
 def test_the_version():
     assert invoke("--version").out.startswith("mover ")
 
