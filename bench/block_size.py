@@ -55,7 +55,7 @@ class Side:
         return done, folder_bytes(self.repository) - before
 
 
-def measure(run: Bench, name: str, folder: Path, *, size_bytes: int, days: int, restores: int) -> None:
+def measure(run: Bench, name: str, folder: Path, *, size_bytes: int, days: int, repeats: int) -> None:
     """One pattern at all sizes; each day is backed up at each size before the next one is written."""
     (pattern, pool), disk = PATTERNS[name](size_bytes), folder / "disk.raw"
     content = Content(pool, seed=9)
@@ -63,9 +63,10 @@ def measure(run: Bench, name: str, folder: Path, *, size_bytes: int, days: int, 
         file.truncate(size_bytes)
     content.write(disk, pattern.fill())
     sides = [_side(folder, size) for size in SIZES]
-    for side in sides:
-        side.ours.prepare()
-        _add(run, "full", name, side, *side.backup("full", disk))
+    for _ in range(repeats):
+        for side in sides:
+            side.ours.prepare()
+            _add(run, "full", name, side, *side.backup("full", disk))
     # What a run costs that finds nothing: it is part of each of the days.
     for side in sides:
         base = side.last
@@ -80,7 +81,7 @@ def measure(run: Bench, name: str, folder: Path, *, size_bytes: int, days: int, 
         for side in sides:
             base = side.last
             _add(run, "day", name, side, *side.backup("incremental", disk, base=base, regions=runs))
-    for _ in range(restores):
+    for _ in range(repeats):
         for side in sides:
             _restore(run, name, side, disk, folder, size_bytes)
     for side in sides:
@@ -135,19 +136,19 @@ def main(
     folder: Folder = None,
     size: Annotated[int, typer.Option(min=64, max=4096, help="MiB of the disk.")] = 2048,
     days: Annotated[int, typer.Option(min=1)] = 5,
-    restores: Annotated[int, typer.Option(min=1, help="Restores of the last day, each compared.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Fulls, and restores of the last day, at each size.")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="Patterns whose name has this word.")] = None,
     quick: Quick = False,
     out: Out = None,
 ) -> None:
     """Back up the days of a file server and of databases at 256 KiB, 1 MiB and 4 MiB."""
-    size_bytes, days, restores = (64 * MIB, 1, 1) if quick else (size * MIB, days, restores)
-    said = settings_of(size_bytes=size_bytes, days=days, restores=restores)
+    size_bytes, days, repeats = (64 * MIB, 1, 1) if quick else (size * MIB, days, repeats)
+    said = settings_of(size_bytes=size_bytes, days=days, repeats=repeats)
     with bench("block_size", out, quick=quick, **said) as run:
         for name in _chosen(only or []):
             # The disk, a restored one, and three repositories with what it holds once and its days.
             with work_folder(folder, 6 * size_bytes) as work:
-                measure(run, name, work, size_bytes=size_bytes, days=days, restores=restores)
+                measure(run, name, work, size_bytes=size_bytes, days=days, repeats=repeats)
 
 
 if __name__ == "__main__":

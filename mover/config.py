@@ -35,6 +35,10 @@ def _spoken(parse: Any, value: Any) -> Any:
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 
+AUTO = 0
+"""data.block_size: each disk has its own, found by how it changes."""
+BlockSize = Annotated[int, BeforeValidator(lambda value: AUTO if value == "auto" else _size(value)), Field(ge=0)]
+
 
 class Section(BaseModel):
     """A group of settings; immutable once read."""
@@ -123,7 +127,7 @@ class RepositorySettings(Section):
 
 
 class DataSettings(Section):
-    block_size: Size = MIB
+    block_size: BlockSize = MIB
     """4 MiB is 3 % faster and stores 2.8 times as much of a scattered change; 256 KiB costs 16 % CPU."""
     level: int = Field(default=1, ge=-7, le=19)
     """zstd level. 3 costs 50 % more CPU for 4 % less space."""
@@ -150,6 +154,11 @@ class DataSettings(Section):
     one run compares at most half of a disk. 0: only samples are compared."""
     readback_blocks: int = Field(default=64, ge=0)
     """Blocks read back from a restored disk and compared."""
+
+    @property
+    def first_block_bytes(self) -> int:
+        """The size of blocks of a disk that nothing is known of."""
+        return self.block_size or MIB
 
 
 class LimitSettings(Section):

@@ -19,9 +19,9 @@ from typing import Any, cast
 import yaml
 from pydantic import SecretStr, ValidationError
 
-from mover.config import Section, Settings
+from mover.config import AUTO, Section, Settings
 from mover.errors import ConfigError, UnknownSetting
-from mover.units import KIB, MIB
+from mover.model.point import BLOCK_SIZES
 
 ENV_PREFIX = "MOVER_"
 
@@ -152,7 +152,7 @@ def _explained(error: ValidationError) -> ConfigError:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, [known for known, _ in setting_names()], 1, 0.5)
-        hint = f"Did you mean {near[0]}?" if near else "See the table of settings in the README."
+        hint = f"Did you mean {near[0]}?" if near else "See the table of settings in deploy/REFERENCE.md."
         return UnknownSetting(f"There is no setting {name}", remedy=hint, setting=name)
     return ConfigError(f"{name}: {first['msg']}", remedy=f"Correct the setting {name}.", setting=name)
 
@@ -198,10 +198,10 @@ def _with_secret_files(settings: Settings) -> Settings:
 
 def _check_together(settings: Settings) -> None:
     size = settings.data.block_size
-    if not 256 * KIB <= size <= 4 * MIB or size & (size - 1):
+    if size not in (AUTO, *BLOCK_SIZES):
         raise ConfigError(
             f"data.block_size: {size} is not a power of two from 256 KiB to 4 MiB",
-            remedy="Use 256KiB, 512KiB, 1MiB (the default), 2MiB or 4MiB.",
+            remedy="Use 256KiB, 512KiB, 1MiB (the default), 2MiB, 4MiB, or auto.",
         )
 
 

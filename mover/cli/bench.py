@@ -180,7 +180,7 @@ def _shown(settings: Settings) -> dict[str, Any]:
     data, repository = settings.data, settings.repository
     return {
         "cores": os.cpu_count(),
-        "block_size": data.block_size,
+        "block_size": data.first_block_bytes,
         "level": data.level,
         "budget": data.budget,
         "audit_blocks": data.audit_blocks,
@@ -194,6 +194,6 @@ def _shown(settings: Settings) -> dict[str, Any]:
 def _words(settings: Settings) -> str:
     data = settings.data
     return (
-        f"{os.cpu_count()} cores; blocks of {format_size(data.block_size)}, zstd level {data.level}, encrypted, "
+        f"{os.cpu_count()} cores; blocks of {format_size(data.first_block_bytes)}, zstd level {data.level}, encrypted, "
         f"durable; {data.audit_blocks} blocks a class compared. moved: read from the disk, or written to it."
     )

@@ -62,7 +62,7 @@ class Trial:
             data = node.settings.data
             copy = DiskCopy(
                 size_bytes=device.size_bytes,
-                block_bytes=data.block_size,
+                block_bytes=data.first_block_bytes,
                 regions=regions,
                 mode=ReadMode.INCREMENTAL if old else ReadMode.FULL,
                 unlisted="unchanged" if old else "zero",
@@ -87,7 +87,7 @@ class Trial:
             size_bytes=size_bytes,
             mode=result.mode,
             reason=result.reason,
-            block_bytes=self._node.settings.data.block_size,
+            block_bytes=self._node.settings.data.first_block_bytes,
             fan_out=FAN_OUT,
             node_ids=result.node_ids,
             bytes_read=result.bytes_read,

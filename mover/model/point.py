@@ -12,10 +12,13 @@ from enum import StrEnum
 from typing import Any
 
 from mover.model.machine import Consistency, DiskKind, Slot
+from mover.units import KIB, MIB
 
 ID_BYTES = 32
 ZERO_ID = bytes(ID_BYTES)
 LOST_ID = b"\xff" * ID_BYTES
+BLOCK_SIZES = (256 * KIB, 512 * KIB, MIB, 2 * MIB, 4 * MIB)
+"""The sizes that blocks may have."""
 
 
 class ReadMode(StrEnum):
@@ -41,6 +44,25 @@ class SlicePlace:
 
     offset_bytes: int
     paid_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class TouchedDay:
+    """What incrementals of a day would have written, blocks and map nodes, at each of BLOCK_SIZES."""
+
+    since: float
+    """Unix time of the first of them."""
+    bytes_at: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """How a disk changes: what a choice of the size of its blocks goes by."""
+
+    held_bytes: int
+    """What a full backup of it copies."""
+    days: tuple[TouchedDay, ...]
+    """The last ones, the newest last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,7 @@ class DiskImage:
     """Phase (attach, plan, copy, detach …) → seconds."""
     slice_place: SlicePlace | None = None
     """Where the next run goes on comparing blocks that need no copy; None: nowhere yet."""
+    touched: Touched | None = None
 
     @property
     def block_count(self) -> int:

@@ -16,7 +16,7 @@ from mover.catalog.ledger import Kind
 from mover.errors import Damaged, JobCancelled, MoverError
 from mover.jobs.steps import Call, Steps, Values
 from mover.model.machine import Disk, SnapshotState, Vm
-from mover.model.point import DiskImage, OtherDevice, ReadMode, RestorePoint, SlicePlace
+from mover.model.point import DiskImage, OtherDevice, ReadMode, RestorePoint, SlicePlace, Touched
 from mover.operations.checks import check_proxy, check_space, warnings_of
 from mover.operations.clean import settle
 from mover.operations.copy import CopyJob, DiskPlan, copy_one, node_ids_of
@@ -230,6 +230,7 @@ class Backup:
             bytes_stored=values["bytes_stored"],
             seconds=values["seconds"],
             slice_place=load(SlicePlace, values["slice"]) if values.get("slice") else None,
+            touched=load(Touched, values["touched"]) if values.get("touched") else None,
         )
 
     def _tell(self, phase: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from mover import logs
@@ -18,9 +19,16 @@ from mover.errors import BaseGone, ChangedRegionsInvalid
 from mover.jobs.steps import Cancellation, Values
 from mover.metrics import AUDIT_MISMATCHES
 from mover.model.machine import CloneSource, Disk
-from mover.model.point import BasePair, DiskImage, ReadMode, SlicePlace
+from mover.model.point import BasePair, DiskImage, ReadMode, SlicePlace, Touched
 from mover.model.region import Regions
 from mover.operations.attach import Wish, unplug
+from mover.operations.blocksize import (
+    BlockChoice,
+    after_full,
+    after_incremental,
+    forgotten,
+    touched_by,
+)
 from mover.operations.clean import drop_entry
 from mover.operations.decide import Decision
 from mover.operations.node import Node
@@ -55,23 +63,40 @@ class DiskPlan:
     rolling: Slice | None = None
     """What is compared beside the samples."""
     decided_at: float = 0.0
+    block_bytes: int = 0
+    """0: a plan that an older version made, which goes by the setting."""
+    touched: Touched | None = None
+    """What the size of blocks goes by, as it was before this run."""
 
     @classmethod
     def of(
-        cls, ordinal: int, disk: Disk, path: str, decision: Decision, rolling: Slice | None = None, now: float = 0.0
+        cls,
+        ordinal: int,
+        disk: Disk,
+        path: str,
+        decision: Decision,
+        blocks: BlockChoice,
+        *,
+        former: DiskImage | None = None,
+        rolling: Slice | None = None,
+        now: float = 0.0,
     ) -> DiskPlan:
-        pair = decision.base
+        """former: the disk in the newest point."""
+        pair, touched = decision.base, former.touched if former else None
+        reason = decision.reason + (f", {blocks.reason}" if blocks.reason not in decision.reason else "")
         return cls(
             ordinal,
             disk,
             path,
             decision.mode,
-            decision.reason + (rolling.note() if rolling else ""),
+            reason + (rolling.note() if rolling else ""),
             base_point=pair.point_id if pair else None,
             base_path=pair.file_path if pair else None,
             base_snapshot=pair.snapshot_uuid if pair else None,
             rolling=rolling,
             decided_at=now,
+            block_bytes=blocks.block_bytes,
+            touched=forgotten(touched) if blocks.reason else touched,
         )
 
     def base(self) -> BasePair | None:
@@ -103,9 +128,12 @@ class CopyJob:
     cancellation: Cancellation
 
 
-class _Audited(NamedTuple):
-    """How much of what needed no copy was compared."""
+class _Done(NamedTuple):
+    """What came of a copy."""
 
+    result: DiskResult
+    touched: Touched | None
+    block_bytes: int
     is_first: bool
     """All unlisted space, since the cluster is not trusted yet."""
     is_full: bool
@@ -138,16 +166,18 @@ async def _copy(work: CopyJob, plan: DiskPlan, watch: DiskWatch) -> Values:
     source = CloneSource(path=plan.path, container_uuid=plan.disk.container_uuid)
     wish = Wish(work.job, Kind.ATTACHMENT, plan.ordinal, node.proxy_uuid, source)
     async with plugged_device(node, wish, writable=False, cancellation=work.cancellation, timer=timer) as plugged:
-        result, audited = await work.cancellation.unless(_read(work, plan, regions, plugged.device, watch))
+        done = await work.cancellation.unless(_read(work, plan, regions, plugged.device, watch))
+    result = done.result
     watch.phase("detach", result.reason)
     await timer.during("detach", unplug(node, plugged.entry))
     watch.phase("done", result.reason)
-    confirms = audited.is_first and not result.mismatch and bool(result.audited.get("unlisted"))
-    place = plan.place_after(all_compared=audited.is_full or result.mismatch)
+    confirms = done.is_first and not result.mismatch and bool(result.audited.get("unlisted"))
+    place = plan.place_after(all_compared=done.is_full or result.mismatch)
     return {
-        **_values(plan, result, {**timer.seconds, **result.seconds}, node.settings.data.block_size),
+        **_values(plan, result, {**timer.seconds, **result.seconds}, done.block_bytes),
         "mismatch": result.mismatch,
         "slice": None if place is None else dump(place),
+        "touched": None if done.touched is None else dump(done.touched),
         "confirms_unlisted": confirms,
     }
 
@@ -179,10 +209,7 @@ async def _regions(node: Node, plan: DiskPlan, base_path: str | None) -> Regions
     return answer.regions
 
 
-async def _read(
-    work: CopyJob, plan: DiskPlan, regions: Regions, device: ReadableDevice, watch: DiskWatch
-) -> tuple[DiskResult, _Audited]:
-    """What came of it, and how much was compared."""
+async def _read(work: CopyJob, plan: DiskPlan, regions: Regions, device: ReadableDevice, watch: DiskWatch) -> _Done:
     node, data = work.node, work.node.settings.data
     session = await work.session()
     is_full = plan.mode is ReadMode.FULL
@@ -198,7 +225,7 @@ async def _read(
     )
     copy = DiskCopy(
         size_bytes=plan.disk.size_bytes,
-        block_bytes=data.block_size,
+        block_bytes=plan.block_bytes or data.first_block_bytes,
         regions=regions,
         mode=plan.mode,
         unlisted="zero" if is_full else "unchanged",
@@ -216,7 +243,20 @@ async def _read(
         _LOG.error("the cluster's list of changes was wrong", reason=result.reason)
         AUDIT_MISMATCHES.labels(work.vm_name).inc()
         await node.ledger.distrust_unlisted(work.cluster_uuid)
-    return result, _Audited(is_first, audit.is_full)
+    touched = await node.workers.blocking(partial(_touched, node, plan, copy, result))
+    return _Done(result, touched, copy.block_bytes, is_first, audit.is_full)
+
+
+def _touched(node: Node, plan: DiskPlan, copy: DiskCopy, result: DiskResult) -> Touched | None:
+    """What is remembered of how the disk changes; a list that lied says nothing."""
+    if result.mismatch:
+        return plan.touched
+    if copy.base_size_bytes is None:
+        return after_full(plan.touched, copy.regions)
+    sizes = touched_by(
+        copy.regions, size_bytes=copy.size_bytes, base_size_bytes=copy.base_size_bytes, dice=node.clock.random()
+    )
+    return after_incremental(plan.touched, plan.decided_at, sizes, size_bytes=copy.size_bytes)
 
 
 async def _base_image(node: Node, plan: DiskPlan) -> DiskImage | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mover.model.machine import Disk, Snapshot
 from mover.model.point import BasePair, DiskImage, PointSummary, ReadMode, RestorePoint
+from mover.operations.blocksize import BlockChoice
 from mover.units import format_duration, format_size
 
 
@@ -40,7 +41,7 @@ class Wishes:
     """What was ordered, as far as it decides between full and incremental."""
 
     full: bool
-    block_bytes: int
+    blocks: BlockChoice
     cluster_uuid: str
     full_every_s: float = 0.0
     last_full_at: float | None = None
@@ -108,8 +109,8 @@ def _reason_in_image(disk: Disk, image: DiskImage | None, snapshot: Snapshot, wi
         return "the disk was replaced or moved"
     if disk.size_bytes < image.size_bytes:
         return f"shrunk from {format_size(image.size_bytes)}"
-    if image.block_bytes != wishes.block_bytes:
-        return f"block size was {format_size(image.block_bytes)}"
+    if image.block_bytes != wishes.blocks.block_bytes:
+        return wishes.blocks.reason or f"block size was {format_size(image.block_bytes)}"
     if image.snapshot_path not in {file.path for file in snapshot.files}:
         return "the base snapshot lacks this disk"
     return None

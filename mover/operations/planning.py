@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from mover.config import AUTO
 from mover.errors import Damaged, NoSuchPoint
 from mover.model.machine import Disk
-from mover.model.point import PointSummary, ReadMode, RestorePoint, SlicePlace
+from mover.model.point import DiskImage, PointSummary, ReadMode, RestorePoint
+from mover.operations.blocksize import BlockChoice, choose
 from mover.operations.copy import DiskPlan
 from mover.operations.decide import Base, Wishes, decide, newest_full
 from mover.operations.freeze import Frozen
@@ -30,7 +33,7 @@ async def plan_disks(
     data = node.settings.data
     wishes = Wishes(
         full=request.full,
-        block_bytes=data.block_size,
+        blocks=BlockChoice(data.first_block_bytes),
         cluster_uuid=frozen.vm.cluster_uuid,
         full_every_s=request.full_every_s,
         last_full_at=newest_full(points),
@@ -38,19 +41,26 @@ async def plan_disks(
         unsound=await _unsound(session, base),
     )
     paths = {file.vmdisk_uuid: file.path for file in frozen.snapshot.files}
-    places = await _slice_places(node.repository, points, base)
+    former = await _former_images(node.repository, points, base)
     chosen = [disk for disk in frozen.vm.data_disks() if disk.device_uuid not in excluded]
 
     def plan(ordinal: int, disk: Disk) -> DiskPlan:
+        image = former.get(disk.device_uuid)
+        blocks = wishes.blocks
+        if data.block_size == AUTO and image is not None and image.block_bytes:
+            # Only what becomes a base makes up for its full read.
+            current = _base_block_bytes(base, disk) or image.block_bytes
+            blocks = choose(current, image.touched) if request.keep_base else BlockChoice(current)
         rolling = next_slice(
-            places.get(disk.device_uuid),
+            image.slice_place if image else None,
             now=wishes.now,
             size_bytes=disk.size_bytes,
-            block_bytes=data.block_size,
+            block_bytes=blocks.block_bytes,
             within_s=data.compare_within,
         )
         path = paths[disk.vmdisk_uuid or ""]
-        return DiskPlan.of(ordinal, disk, path, decide(disk, base, wishes), rolling=rolling, now=wishes.now)
+        decision = decide(disk, base, replace(wishes, blocks=blocks))
+        return DiskPlan.of(ordinal, disk, path, decision, blocks, former=image, rolling=rolling, now=wishes.now)
 
     return [plan(ordinal, disk) for ordinal, disk in enumerate(chosen)]
 
@@ -62,15 +72,20 @@ async def _unsound(session: WriteSession, base: Base | None) -> frozenset[str]:
     return frozenset([disk.device_uuid for disk in kept if await session.leans_on_suspects(disk)])
 
 
-async def _slice_places(
+def _base_block_bytes(base: Base | None, disk: Disk) -> int:
+    image = base.image_of(disk.device_uuid) if base else None
+    return image.block_bytes if image else 0
+
+
+async def _former_images(
     repository: Repository, points: Sequence[PointSummary], base: Base | None
-) -> dict[str, SlicePlace | None]:
-    """Device UUID → how far the rolling slice has come: the newest point says it, whether it is a base or not."""
+) -> dict[str, DiskImage]:
+    """Device UUID → the disk in the newest point, whether that is a base or not: what is remembered from run to run."""
     newest = next((point.id for point in reversed(points) if not point.problem), None)
     if newest is None:
         return {}
     point = base.point if base is not None and base.point.id == newest else await _advice(repository, newest)
-    return {image.device_uuid: image.slice_place for image in point.disks} if point else {}
+    return {image.device_uuid: image for image in point.disks} if point else {}
 
 
 async def _advice(repository: Repository, point_id: str) -> RestorePoint | None:

@@ -9,6 +9,7 @@ import orjson
 
 from mover.model.machine import Consistency, DiskKind, Slot
 from mover.model.point import (
+    BLOCK_SIZES,
     ID_BYTES,
     BasePair,
     DiskImage,
@@ -17,6 +18,8 @@ from mover.model.point import (
     ReadMode,
     RestorePoint,
     SlicePlace,
+    Touched,
+    TouchedDay,
 )
 from mover.repository import layout
 from mover.repository.keys import Secrets
@@ -139,6 +142,9 @@ def _disk_header(disk: DiskImage) -> dict[str, Any]:
     if disk.slice_place is not None:
         place = disk.slice_place
         header["slice"] = {"offset_bytes": place.offset_bytes, "paid_until": place.paid_until}
+    if disk.touched is not None:
+        days = [[day.since, *day.bytes_at] for day in disk.touched.days]
+        header["touched"] = {"held_bytes": disk.touched.held_bytes, "days": days}
     return header
 
 
@@ -162,6 +168,15 @@ def _point(header: Mapping[str, Any], node_ids: bytes) -> RestorePoint:
     )
 
 
+def _touched(found: Mapping[str, Any] | None) -> Touched | None:
+    if found is None:
+        return None
+    days = [TouchedDay(float(since), tuple(map(int, sizes))) for since, *sizes in found["days"]]
+    if any(len(day.bytes_at) != len(BLOCK_SIZES) for day in days):
+        raise ValueError(f"a day of touched bytes has not {len(BLOCK_SIZES)} sizes")
+    return Touched(int(found["held_bytes"]), tuple(days))
+
+
 def _disk(header: Mapping[str, Any], node_ids: bytes) -> DiskImage:
     base, place = header["base"], header.get("slice")
     image = DiskImage(
@@ -172,6 +187,7 @@ def _disk(header: Mapping[str, Any], node_ids: bytes) -> DiskImage:
         base=base and BasePair(base["snapshot_uuid"], base["file_path"], base["point_id"]),
         seconds=header["seconds"],
         slice_place=place and SlicePlace(int(place["offset_bytes"]), float(place["paid_until"])),
+        touched=_touched(header.get("touched")),
     )
     if node_ids and len(node_ids) != -(-image.block_count // image.fan_out) * ID_BYTES:
         raise ValueError(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mover.errors import AmbiguousName, Damaged, NoSuchPoint, PointPinned
 from mover.model.machine import Consistency, DiskKind, Slot
-from mover.model.point import BasePair, OtherDevice, ReadMode, RestorePoint
+from mover.model.point import BLOCK_SIZES, BasePair, OtherDevice, ReadMode, RestorePoint, Touched, TouchedDay
 from mover.repository import layout
 from mover.repository.hold import SessionRecord
 from mover.repository.keys import Secrets
@@ -25,6 +25,8 @@ NAME = layout.point_name(VM, "point-1")
 
 TEXT = st.text(max_size=20)
 NUMBERS = st.integers(0, 2**53)
+DAYS = st.builds(TouchedDay, st.floats(0, 1e10), st.tuples(*[NUMBERS] * len(BLOCK_SIZES)))
+TOUCHED = st.builds(Touched, NUMBERS, st.lists(DAYS, max_size=7).map(tuple))
 
 
 @st.composite
@@ -43,6 +45,7 @@ def restore_points(draw: st.DrawFn) -> RestorePoint:
                 reason=draw(TEXT),
                 base=base,
                 bytes_read=draw(NUMBERS),
+                touched=draw(st.none() | TOUCHED),
                 seconds={"copy": draw(st.floats(0, 1e6))},
             )
         )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mover.config import Settings
+from mover.config import AUTO, Settings
 from mover.errors import ConfigError, UnknownSetting, UsageError
 from mover.settings import load, setting_names
 from mover.units import MIB
@@ -62,6 +62,7 @@ def test_store_options_are_free(file):
         ({"MOVER_DATA__LEVEL": "fast"}, ConfigError, "data.level", "data.level"),
         ({"MOVER_DATA__BLOCK_SIZE": "3q"}, ConfigError, "data.block_size", "data.block_size"),
         ({"MOVER_DATA__BLOCK_SIZE": "3MiB"}, ConfigError, "power of two", "1MiB"),
+        ({"MOVER_DATA__BLOCK_SIZE": "automatic"}, ConfigError, "data.block_size", "data.block_size"),
         ({"MOVER_SERVE__RECONCILE_EVERY": "0"}, ConfigError, "greater than or equal to 1", "serve.reconcile_every"),
         ({"MOVER_REPOSITORY__HEARTBEAT": "0s"}, ConfigError, "greater than or equal to 1", "repository.heartbeat"),
         ({"MOVER_PRISM__PASSWORD_FILE": "/nonexistent"}, ConfigError, "/nonexistent", "rights"),
@@ -87,6 +88,15 @@ def test_a_file_that_is_no_settings_is_refused(file, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="There is no file"):
         load(tmp_path / "none.yaml", environment={})
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "first"),
+    [("auto", AUTO, MIB), ("256KiB", 256 << 10, 256 << 10), (4 * MIB, 4 * MIB, 4 * MIB)],
+)
+def test_the_size_of_blocks_is_a_size_or_auto(text, told, first):
+    data = load(environment={}, flags={"data.block_size": text}).data
+    assert (data.block_size, data.first_block_bytes) == (told, first)
 
 
 def test_every_setting_says_why():
