@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from mover.app.prisms import inspect_guard, inspect_own_place, prism, proxy_of
-from mover.app.stores import make_budget, repository, store
+from mover.app.repositories import make_budget, repository
+from mover.app.stores import store
 from mover.catalog.history import History
 from mover.catalog.ledger import Ledger
 from mover.clock import Clock, SystemClock

@@ -1,15 +1,15 @@
-"""The store and the repository of the settings: all that reading needs, and nothing heavier."""
+"""The store of the settings, and the points in it: what commands that only look need, and nothing heavier."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from mover.clock import Clock
 from mover.config import Settings
 from mover.errors import ConfigError
-from mover.pipeline.flow import Budget
-from mover.repository.repository import Repository
+from mover.repository.pointbook import PointBook
 from mover.storage.protocol import Store
 from mover.storage.stack import open_store
 
@@ -30,30 +30,16 @@ async def store(settings: Settings, clock: Clock, *, create: bool = False) -> As
 
 
 @asynccontextmanager
-async def repository(settings: Settings, clock: Clock, budget: Budget | None = None) -> AsyncIterator[Repository]:
-    """The repository, opened with the passphrase of the settings; packs are paid from the budget."""
-    wanted = settings.repository
-    budget = budget or make_budget(settings)
+async def point_book(settings: Settings, clock: Clock) -> AsyncIterator[PointBook]:
+    """The repository's points, opened with the passphrase of the settings."""
     async with store(settings, clock) as opened:
-        found = await Repository.open(
+        yield await PointBook.open(
             opened,
-            passphrase=wanted.passphrase.get_secret_value() or None,
-            cache_dir=wanted.cache_dir or settings.state_dir / "cache",
-            clock=clock,
-            pack_bytes=wanted.pack_size,
-            uploads=wanted.uploads,
-            paranoid=wanted.paranoid,
-            level=settings.data.level,
-            heartbeat_s=wanted.heartbeat,
-            reserve=budget.reserve_pack,
-            release=budget.release_pack,
+            passphrase=settings.repository.passphrase.get_secret_value() or None,
+            cache_dir=cache_dir(settings),
         )
-        try:
-            yield found
-        finally:
-            await found.close()
 
 
-def make_budget(settings: Settings) -> Budget:
-    """The bound of memory of this process."""
-    return Budget(settings.data.budget)
+def cache_dir(settings: Settings) -> Path:
+    """Where this machine keeps what it knows of repositories."""
+    return settings.repository.cache_dir or settings.state_dir / "cache"

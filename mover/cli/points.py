@@ -13,8 +13,8 @@ from mover.operations.report import point_report, point_row
 
 async def points(session: Session, vm: str | None) -> None:
     """Restore points, of one VM or all; those whose manifest cannot be read are named too."""
-    async with stores.repository(session.settings, SystemClock()) as repository:
-        found = await repository.points()
+    async with stores.point_book(session.settings, SystemClock()) as book:
+        found = await book.points()
     wanted = [point for point in found if vm in (None, point.vm_name, point.vm_uuid)]
     # Each point says that it was meant as a base; the next incremental stands on the newest one only.
     bases = {point.vm_uuid: point.id for point in found if point.is_base and not point.problem}
@@ -29,15 +29,15 @@ async def points(session: Session, vm: str | None) -> None:
 
 async def show_point(session: Session, text: str) -> None:
     """One restore point."""
-    async with stores.repository(session.settings, SystemClock()) as repository:
-        report = point_report(await repository.load(await repository.find_point(text)))
+    async with stores.point_book(session.settings, SystemClock()) as book:
+        report = point_report(await book.load(await book.find_point(text)))
     session.console.answer(report, disks_table([report]), backup_notes([report]))
 
 
 async def delete_point(session: Session, text: str, *, force: bool) -> None:
     """Forget one restore point."""
-    async with stores.repository(session.settings, SystemClock()) as repository:
-        point = await repository.find_point(text)
-        await repository.delete_point(point.id, force=force)
+    async with stores.point_book(session.settings, SystemClock()) as book:
+        point = await book.find_point(text)
+        await book.delete_point(point.id, force=force)
     words = Text(f"Point {point.id} of {point.vm_name} is forgotten; a later collection frees its space.")
     session.console.answer({"deleted": point.id}, words)

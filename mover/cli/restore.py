@@ -144,8 +144,8 @@ async def _to_vm(session: Session, wish: Wish) -> None:
 
 
 async def _point_id(session: Session, wish: Wish) -> str:
-    async with stores.repository(session.settings, SystemClock()) as repository:
-        return (await repository.find_point(wish.point)).id
+    async with stores.point_book(session.settings, SystemClock()) as book:
+        return (await book.find_point(wish.point)).id
 
 
 async def _order(session: Session, choose: Choose) -> None:

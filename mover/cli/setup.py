@@ -78,7 +78,7 @@ async def check_settings(session: Session) -> None:
 async def _raise_if_locked(session: Session, clock: Clock) -> None:
     """Raises WrongKey, upon which a person is asked for the passphrase; other errors are the preflight's to tell."""
     try:
-        async with stores.repository(session.settings, clock):
+        async with stores.point_book(session.settings, clock):
             pass
     except WrongKey:
         raise

@@ -21,6 +21,7 @@ from mover.repository import layout, segment
 from mover.repository.keys import Secrets
 from mover.repository.layout import ObjectKind
 from mover.repository.pack import Contents
+from mover.repository.rows import INDEX_ROW_DTYPE, PACK_ROW_DTYPE
 from mover.repository.seal import damaged, open_object, seal_object
 from mover.repository.segment import Part, Segment, SegmentUnfit
 
@@ -48,8 +49,8 @@ class IndexObject:
         cls, session_id: str, number: int, contents: Sequence[Contents], replaces: Sequence[str] = ()
     ) -> IndexObject:
         """All records of some packs."""
-        packs = np.zeros(len(contents), layout.PACK_ROW_DTYPE)
-        rows = np.zeros(sum(len(pack.table) for pack in contents), layout.INDEX_ROW_DTYPE)
+        packs = np.zeros(len(contents), PACK_ROW_DTYPE)
+        rows = np.zeros(sum(len(pack.table) for pack in contents), INDEX_ROW_DTYPE)
         begin = 0
         for at, pack in enumerate(contents):
             packs[at] = (list(pack.pack_id), list(pack.key_id), pack.pack_bytes, len(pack.table), 0)
@@ -74,8 +75,8 @@ class IndexObject:
         header, packs_plain, rows_plain = open_object(secrets, ObjectKind.INDEX, name, stored, sections=3)
         try:
             content = orjson.loads(header)
-            packs = np.frombuffer(packs_plain, layout.PACK_ROW_DTYPE)
-            rows = np.frombuffer(rows_plain, layout.INDEX_ROW_DTYPE)
+            packs = np.frombuffer(packs_plain, PACK_ROW_DTYPE)
+            rows = np.frombuffer(rows_plain, INDEX_ROW_DTYPE)
             found = cls(name, content["session"], int(content["number"]), tuple(content["replaces"]), packs, rows)
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(name, f"a field is wrong ({error})") from None

@@ -10,8 +10,6 @@ import re
 from enum import IntEnum
 from struct import Struct
 
-import numpy as np
-
 VERSION = 1
 """The format that this code writes; it reads this one and all older ones."""
 
@@ -49,26 +47,6 @@ SECTION_PLAIN_BYTES_MAX = 1 << 30
 FAN_OUT = 1024
 """Block ids per map node, unless an image says otherwise."""
 FAN_OUT_MAX = 65536
-
-PACK_ROW_DTYPE = np.dtype(
-    [("pack_id", "u1", 32), ("key_id", "u1", 16), ("pack_bytes", "<u8"), ("records", "<u4"), ("reserved", "<u4")]
-)
-TABLE_ROW_DTYPE = np.dtype(
-    [
-        ("key", ">u8"),
-        ("tail", "u1", 24),
-        ("offset", "<u4"),
-        ("stored", "<u4"),
-        ("plain", "<u4"),
-        ("codec", "u1"),
-        ("kind", "u1"),
-        ("reserved", "<u2"),
-    ]
-)
-INDEX_ROW_DTYPE = np.dtype(
-    [("key", ">u8"), ("tail", "u1", 24), ("pack", "<u4"), ("offset", "<u4"), ("stored", "<u4"), ("plain", "<u4")]
-)
-"""`key` is the first 8 bytes of the id as a number, so that ids sort as their bytes do."""
 
 
 class ObjectKind(IntEnum):

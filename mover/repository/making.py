@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mover.repository import layout
 from mover.repository.pack import Contents, PackBuilder
+from mover.repository.rows import TABLE_ROW_DTYPE
 
 
 class Owner(Protocol):
@@ -69,7 +69,7 @@ class Pack:
         """Seal the table: the pack's bytes are final."""
         builder = self.builder
         self.parts = builder.finish()
-        table = np.frombuffer(bytes(builder.table), layout.TABLE_ROW_DTYPE)
+        table = np.frombuffer(bytes(builder.table), TABLE_ROW_DTYPE)
         self.contents = Contents(self.pack_id, builder.key_id, builder.pack_bytes, table)
         self.state = PackState.FULL
 

@@ -17,7 +17,7 @@ from typing import IO
 from mover.model.point import ID_BYTES, ZERO_ID
 from mover.repository import layout
 from mover.repository.blockmap import NODES_LOADED, MapReader, Shape
-from mover.repository.refresh import unwritable
+from mover.repository.opening import unwritable
 
 SPILL_BYTES = 8 << 20
 """Changes of open nodes kept in memory; beyond, they go to a file and come back once."""

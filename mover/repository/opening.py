@@ -6,11 +6,21 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
 from mover.clock import Clock, iso, secret_bytes
-from mover.errors import Damaged, MoverError, ObjectExists, ObjectMissing, RepositoryMissing, TargetExists, WrongKey
+from mover.errors import (
+    Damaged,
+    MoverError,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryError,
+    RepositoryMissing,
+    TargetExists,
+    WrongKey,
+)
 from mover.repository import layout
 from mover.repository.keys import (
     CIPHER_NAMES,
@@ -51,6 +61,29 @@ async def make(
 
 def _exists() -> TargetExists:
     return TargetExists("There is a repository at this place already", remedy="Open it, or choose another place.")
+
+
+class Opened(NamedTuple):
+    """What stands behind the descriptor, and this machine's folder for it."""
+
+    descriptor: Descriptor
+    secrets: Secrets
+    folder: Path
+
+
+async def enter(store: Store, *, passphrase: str | None, cache_dir: Path, helper: ThreadPoolExecutor) -> Opened:
+    """The way in. helper: the thread for what is slow by intent.
+
+    Raises RepositoryMissing, WrongKey, FormatUnsupported, Damaged, StorageError.
+    """
+    descriptor = await read_descriptor(store)
+    folder = cache_dir / descriptor.repository_id.hex()
+    secrets = await open_secrets(store, descriptor, passphrase, helper)
+    try:
+        await asyncio.get_running_loop().run_in_executor(helper, remember, folder, descriptor)
+    except OSError as error:
+        raise unwritable(error) from error
+    return Opened(descriptor, secrets, folder)
 
 
 async def read_descriptor(store: Store) -> Descriptor:
@@ -128,6 +161,14 @@ def remember(folder: Path, descriptor: Descriptor) -> None:
     if known != cipher:
         folder.mkdir(parents=True, exist_ok=True)
         note.write_bytes(orjson.dumps({"cipher": cipher}))
+
+
+def unwritable(error: OSError) -> RepositoryError:
+    """The folder of the local index is full or not ours."""
+    return RepositoryError(
+        f"The local index cannot be written: {error}",
+        remedy="Make room, or set repository.cache_dir to a folder that can be written. The repository is whole.",
+    )
 
 
 def _downgraded(why: str) -> WrongKey:

@@ -17,6 +17,7 @@ from mover.repository import layout
 from mover.repository.codec import Codecs, PackingError
 from mover.repository.keys import Secrets
 from mover.repository.layout import Codec, FrameKind, ObjectKind
+from mover.repository.rows import TABLE_ROW_DTYPE
 from mover.repository.seal import (
     FRAME_OVERHEAD_BYTES,
     Sealer,
@@ -34,7 +35,7 @@ TAIL_READ_BYTES = 64 << 10
 """Holds footer and trailer of a pack of up to 1,300 records: one read for nearly all packs."""
 
 Table = NDArray[Any]
-"""Rows of ``layout.TABLE_ROW_DTYPE``."""
+"""Rows of ``TABLE_ROW_DTYPE``."""
 
 
 class PackBuilder:
@@ -151,7 +152,7 @@ def open_contents(secrets: Secrets, pack_id: bytes, pack_bytes: int, head: bytes
     if found != expected or frame.sealed_bytes + layout.FRAME.size != trailer_bytes:
         raise damaged(name, "its trailer is not where it should be")
     plain = Sealer(secrets, ObjectKind.PACK, name, pack_id, envelope.key_id).open(sealed, frame)
-    table = np.frombuffer(bytes(plain), layout.TABLE_ROW_DTYPE)
+    table = np.frombuffer(bytes(plain), TABLE_ROW_DTYPE)
     ends = _HEAD_BYTES + np.cumsum(table["stored"], dtype=np.int64)
     starts = np.concatenate([[_HEAD_BYTES], ends])
     if (starts[:-1] != table["offset"]).any() or starts[-1] + trailer_bytes + layout.FOOTER.size != pack_bytes:

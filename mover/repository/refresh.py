@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from mover.errors import Damaged, ObjectMissing, RepositoryError
+from mover.errors import Damaged, ObjectMissing
 from mover.repository import layout
 from mover.repository.hold import new_session_id
 from mover.repository.index import IndexObject, IndexView, LocalIndex
 from mover.repository.keys import Secrets
+from mover.repository.opening import unwritable
 from mover.repository.pack import Contents, read_contents
 from mover.repository.segment import Part
 from mover.repository.together import side_by_side
@@ -27,14 +28,6 @@ READS_IN_FLIGHT = 8
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
-
-
-def unwritable(error: OSError) -> RepositoryError:
-    """The folder of the local index is full or not ours."""
-    return RepositoryError(
-        f"The local index cannot be written: {error}",
-        remedy="Make room, or set repository.cache_dir to a folder that can be written. The repository is whole.",
-    )
 
 
 class IndexCache:

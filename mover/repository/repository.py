@@ -12,21 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mover.clock import Clock
-from mover.errors import Damaged, NoSuchPoint, ObjectMissing, PointPinned, StoreDenied, StoreFull
+from mover.errors import Damaged, ObjectMissing, StoreDenied, StoreFull
 from mover.model.point import PointSummary, RestorePoint
-from mover.repository import layout, opening, points
+from mover.repository import layout, opening
 from mover.repository.codec import Codecs
 from mover.repository.hold import Hold, SessionRecord, voided
 from mover.repository.index import LocalIndex
 from mover.repository.keys import DEFAULT_COST, Descriptor, ScryptCost
 from mover.repository.layout import Cipher
-from mover.repository.manifest import open_manifest
 from mover.repository.pack import Contents, RecordOpener, check_records, read_contents
 from mover.repository.packer import Packer
+from mover.repository.pointbook import PointBook
 from mover.repository.points import judge
 from mover.repository.reader import ReadSession
 from mover.repository.records import Records, Widen
-from mover.repository.refresh import IndexCache, unwritable
+from mover.repository.refresh import IndexCache
 from mover.repository.repair import Repaired, repair
 from mover.repository.session import Session
 from mover.repository.suspects import list_suspects, mark_suspect
@@ -45,6 +45,7 @@ class Repository:
         self.is_encrypted = descriptor.cipher is not Cipher.NONE
         self._descriptor, self._tools, self._opener, self._cache = descriptor, tools, opener, cache
         self._secrets, self._clock = tools.secrets, tools.clock
+        self._book = PointBook(tools.store, tools.secrets)
 
     @classmethod
     async def init(cls, store: Store, *, passphrase: str | None, clock: Clock, cost: ScryptCost = DEFAULT_COST) -> str:
@@ -73,16 +74,16 @@ class Repository:
 
         Raises RepositoryMissing, WrongKey, FormatUnsupported, Damaged, StorageError.
         """
-        descriptor = await opening.read_descriptor(store)
-        folder = cache_dir / descriptor.repository_id.hex()
         helper = ThreadPoolExecutor(1, "mover-index")
         try:
-            secrets = await opening.open_secrets(store, descriptor, passphrase, helper)
-            local = await asyncio.get_running_loop().run_in_executor(helper, _local_index, folder, descriptor)
+            descriptor, secrets, folder = await opening.enter(
+                store, passphrase=passphrase, cache_dir=cache_dir, helper=helper
+            )
+            local = await asyncio.get_running_loop().run_in_executor(helper, LocalIndex, folder / "index")
         except BaseException as error:
             helper.shutdown(wait=False)
             if isinstance(error, OSError):
-                raise unwritable(error) from error
+                raise opening.unwritable(error) from error
             raise
         codecs = Codecs(level)
         opener = RecordOpener(secrets, codecs)
@@ -109,41 +110,19 @@ class Repository:
 
     async def points(self, vm_uuid: str | None = None) -> list[PointSummary]:
         """Newest last. A damaged manifest is listed, with its ``problem``."""
-        return await points.list_points(self.store, self._secrets, vm_uuid)
+        return await self._book.points(vm_uuid)
 
     async def find_point(self, text: str) -> PointSummary:
         """By full id, the beginning of one, VM name, or ``name@latest``. Raises NoSuchPoint, AmbiguousName, Damaged."""
-        return points.choose(await self.points(), text)
+        return await self._book.find_point(text)
 
     async def load(self, point: PointSummary | str) -> RestorePoint:
         """The whole manifest; a text is looked up as ``find_point`` does. Raises Damaged, NoSuchPoint."""
-        found = await self.find_point(point) if isinstance(point, str) else point
-        name = layout.point_name(found.vm_uuid, found.id)
-        try:
-            stored = await self.store.get(name)
-        except ObjectMissing:
-            raise NoSuchPoint(
-                f"Restore point {found.id} was deleted meanwhile", remedy="List the points again.", text=found.id
-            ) from None
-        return open_manifest(self._secrets, name, stored)
+        return await self._book.load(point)
 
     async def delete_point(self, point_id: str, *, force: bool = False) -> None:
-        """Forget a point (full id); its blocks go with the next collection.
-
-        Raises NoSuchPoint; PointPinned when it is the base of its VM's next incremental, unless ``force``.
-        """
-        known = await self.points()
-        found = next((point for point in known if point.id == point_id), None)
-        if found is None:
-            raise NoSuchPoint(f"There is no restore point {point_id}", remedy="List them with mover points.")
-        bases = [point for point in known if point.vm_uuid == found.vm_uuid and point.is_base]
-        if found.is_base and bases[-1] is found and not force:
-            raise PointPinned(
-                f"{point_id} is the base of the next incremental of {found.vm_name}",
-                remedy="Delete an older point, or use --force: the next backup then reads the disks in full.",
-                point=point_id,
-            )
-        await self.store.delete(layout.point_name(found.vm_uuid, found.id))
+        """Forget a point (full id); its blocks go with the next collection. Raises NoSuchPoint, PointPinned."""
+        await self._book.delete_point(point_id, force=force)
 
     # --- sessions ---
 
@@ -267,8 +246,3 @@ class Repository:
 
     def _records(self, suspects: frozenset[bytes], widen: Widen | None = None) -> Records:
         return Records(self.store, self._opener, self._tools.local_index.view(suspects), widen=widen)
-
-
-def _local_index(folder: Path, descriptor: Descriptor) -> LocalIndex:
-    opening.remember(folder, descriptor)
-    return LocalIndex(folder / "index")

@@ -24,7 +24,8 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from mover.clock import secret_bytes
-from mover.repository.layout import PACK_ID_BYTES, PACK_ROW_DTYPE
+from mover.repository.layout import PACK_ID_BYTES
+from mover.repository.rows import PACK_ROW_DTYPE
 
 _MAGIC = b"MOVERSG1"
 _HEADER = Struct("=8sIIQQ32s")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from mover.repository import layout
+from mover.repository import layout, rows
 from mover.repository.layout import Cipher, Codec, FrameKind, ObjectKind
 from mover.repository.verify import check
 from mover.storage.memory import MemoryStore
@@ -48,9 +48,9 @@ def test_byte_tables_are_the_structs(name: str):
 
 
 def test_row_types_are_the_structs():
-    assert layout.TABLE_ROW_DTYPE.itemsize == layout.TABLE_ROW.size
-    assert layout.INDEX_ROW_DTYPE.itemsize == layout.INDEX_ROW.size
-    assert layout.PACK_ROW_DTYPE.itemsize == layout.PACK_ROW.size
+    assert rows.TABLE_ROW_DTYPE.itemsize == layout.TABLE_ROW.size
+    assert rows.INDEX_ROW_DTYPE.itemsize == layout.INDEX_ROW.size
+    assert rows.PACK_ROW_DTYPE.itemsize == layout.PACK_ROW.size
 
 
 def test_magics_and_numbers_are_those_of_the_document():

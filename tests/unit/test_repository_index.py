@@ -19,13 +19,14 @@ from mover.repository.index import IndexObject, LocalIndex, PlaceState
 from mover.repository.keys import Secrets
 from mover.repository.layout import Cipher
 from mover.repository.pack import Contents
+from mover.repository.rows import PACK_ROW_DTYPE, TABLE_ROW_DTYPE
 from mover.repository.segment import Segment, SegmentUnfit
 
 SECRETS = Secrets(b"r" * 16, Cipher.AES_256_GCM, b"k" * 16, b"i" * 32, {b"k" * 16: b"d" * 32})
 
 
 def contents(ids: list[bytes], number: int = 0) -> Contents:
-    table = np.zeros(len(ids), layout.TABLE_ROW_DTYPE)
+    table = np.zeros(len(ids), TABLE_ROW_DTYPE)
     for row, block_id in zip(table, ids, strict=True):
         row["key"], row["tail"] = int.from_bytes(block_id[:8], "big"), list(block_id[8:])
     table["stored"], table["plain"] = 100, 1000
@@ -231,7 +232,7 @@ def test_a_million_records_cost_little_anonymous_memory(tmp_path: Path):
     raw = np.random.default_rng(1).integers(0, 2**64, (rows, 4), np.uint64)
     table = np.zeros(rows, segment.ROW_DTYPE)
     table["tail"] = raw[:, 1:]
-    packs = np.zeros(1000, layout.PACK_ROW_DTYPE)
+    packs = np.zeros(1000, PACK_ROW_DTYPE)
     table["pack"] = np.arange(rows) % 1000
     part = segment.Part(["index/a-00000000"], packs, raw[:, 0], table, np.ones(1000, bool))
     tracemalloc.start()
