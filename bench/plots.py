@@ -210,7 +210,7 @@ def _bars(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
         [max(0.0, median - low) for median, (low, _) in zip(medians, spreads, strict=True)],
         [max(0.0, high - median) for median, (_, high) in zip(medians, spreads, strict=True)],
     ]
-    axes.barh(range(len(shown)), medians, color=_COLOURS[theme][0], height=0.62)
+    axes.barh(range(len(shown)), medians, color=_colours(shown, without, theme), height=0.62)
     if any(len(series.samples) > 1 for series in shown):
         style: dict[str, Any] = {"fmt": "none", "ecolor": _INK[theme][0], "elinewidth": 0.9, "capsize": 2}
         axes.errorbar(medians, range(len(shown)), xerr=errors, **style)
@@ -221,7 +221,27 @@ def _bars(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
     axes.xaxis.set_tick_params(labelsize=9)
     axes.set_xlim(left=min(0.0, *medians))
     axes.locator_params(axis="x", nbins=6)
+    for place, series in enumerate(shown):
+        if series.target is not None:
+            axes.vlines(series.target, place - 0.45, place + 0.45, linestyles="--", linewidth=1.2, color=_INK[theme][0])
+    if unit == "bytes":
+        axes.xaxis.set_major_locator(_in_powers(axes.get_xlim()))
     _below(axes, same)
+
+
+def _colours(shown: Sequence[Series], without: set[str], theme: Theme) -> list[str]:
+    """One for each value of the first word that tells bars apart, where it is the same for some of them."""
+    keys = [key for key, given in shown[0].params.items() if key not in without and isinstance(given, str)]
+    values = [series.params.get(keys[0]) if keys else None for series in shown]
+    names = sorted(set(values), key=str)
+    if not 1 < len(names) < min(len(shown), len(_COLOURS[theme]) + 1):
+        return [_COLOURS[theme][0]] * len(shown)
+    return [_COLOURS[theme][names.index(value)] for value in values]
+
+
+def _in_powers(limits: tuple[float, float]) -> MultipleLocator:
+    """Ticks of bytes at round sizes."""
+    return MultipleLocator(2.0 ** max(0, round(log2((limits[1] - limits[0]) / _TICKS))))
 
 
 def _timeline(axes: Axes, same: Sequence[Series], theme: Theme) -> None:
@@ -243,8 +263,7 @@ def _upright(axes: Axes, same: Sequence[Series], *, from_zero: bool = True) -> N
     unit = same[0].unit
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: words.value(number, unit)))
     if unit == "bytes":
-        low, high = axes.get_ylim()
-        axes.yaxis.set_major_locator(MultipleLocator(2.0 ** max(0, round(log2((high - low) / _TICKS)))))
+        axes.yaxis.set_major_locator(_in_powers(axes.get_ylim()))
     target = next((series.target for series in same if series.target is not None), None)
     if target is not None:
         axes.axhline(target, linestyle="--", linewidth=1.2, color=axes.xaxis.label.get_color(), label="target")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +44,7 @@ def _run(results: Results, found: Sequence[Picture]) -> dict[str, Any]:
         ("Kernel", f"Linux {machine.kernel}"),
         ("Load", f"{machine.load_before:g} before, {machine.load_after:g} after"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
-        ("Settings", ", ".join(f"{name} {value}" for name, value in results.settings.items() if value is not None)),
+        ("Settings", ", ".join(_flat(results.settings))),
         ("Command", results.command),
         ("Began", f"{results.started_at}, took {format_duration(results.seconds)}"),
     ]
@@ -54,8 +54,22 @@ def _run(results: Results, found: Sequence[Picture]) -> dict[str, Any]:
         "facts": [(name, value) for name, value in facts if value],
         "notes": results.notes,
         "parts": list(_parts(results, found)),
-        "missed": [series.name for series in results.series if words.is_met(series) is False],
+        "missed": [_named(series) for series in results.series if words.is_met(series) is False],
     }
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """``level 1``; of a group within, ``data.level 1``."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        elif value is not None and value != "":
+            yield f"{before}{name} {value}"
+
+
+def _named(series: Series) -> str:
+    told = words.circumstances(series.params)
+    return f"{series.name} ({told})" if told else series.name
 
 
 def _parts(results: Results, found: Sequence[Picture]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from bench.results import Param, Results, Series, Unit
 from mover.units import format_rate, format_size
 
+SPEAKING = {"who", "operation", "of"}
+"""Circumstances whose values need no name: ``mover, restore``."""
 MANY = 20
 """From so many samples on, the spread is shown without its extremes."""
 
@@ -28,7 +30,7 @@ def value(number: float, unit: Unit) -> str:
         case "s/GiB":
             return f"{number:.2f} CPU s/GiB"
         case "share":
-            return f"{number:.0%}" if abs(number) >= 0.1 else f"{number:.1%}"
+            return f"{number:.0%}" if abs(number) >= 0.1 or number == 0 else f"{number:.1%}"
         case "ratio":
             return f"{number:.2f} x"
         case "count":
@@ -52,6 +54,8 @@ def circumstances(params: Mapping[str, Param]) -> str:
 
 def one(name: str, given: Param) -> str:
     """One of them: ``size_bytes`` → ``size 1 MiB``."""
+    if name in SPEAKING:
+        return str(given)
     if isinstance(given, bool):
         return name.replace("_", " ") if given else f"not {name.replace('_', ' ')}"
     if name.endswith("_bytes") and isinstance(given, int | float):

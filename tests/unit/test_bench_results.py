@@ -429,3 +429,13 @@ def test_work_beside_a_bench_is_noted(monkeypatch):
         with kit.bench("test", None, quick=False, shows=False) as run:
             pass
         assert ["other work goes on" in note for note in run.results.notes] == [True] * is_noted
+
+
+def test_a_page_names_who_missed_what_and_settings_by_their_dots(tmp_path):
+    made = Results.begin("test", "", data={"level": 1, "budget": None}, only="")
+    for who, seconds in (("ours", 1.0), ("other", 3.0)):
+        made.add("test.wall", seconds, "s", "lower", who=who, operation="full").target = 2.0
+    page = report_html.page([(made, [])])
+    assert "Targets missed: test.wall (other, full)." in page
+    assert "<dt>Settings</dt><dd>data.level 1</dd>" in page
+    assert words.value(0.0, "share") == "0%"
