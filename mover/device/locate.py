@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from mover.clock import Clock, Dice
 from mover.config import NodeSettings
-from mover.device import inquiry, ioctl, sysfs
+from mover.device import bus, inquiry, ioctl, sysfs
 from mover.device.direct import DirectDevice, closing_on_error, measure, open_direct
 from mover.device.identity import Identity, is_uuid
 from mover.device.proof import Census, Want, absent, busy, changed, choose, refused
@@ -39,7 +39,7 @@ _BUSY_PATIENCE_S = 5.0
 _SAMPLE_BYTES = 64 * 1024
 _WENT_AWAY = {errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM}
 _NOT_READY = {errno.ENOENT, *_WENT_AWAY}
-_NO_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_RIGHTS = {errno.EACCES, errno.EPERM}
 
 Opener = Callable[[Path, int], int]
 _T = TypeVar("_T")
@@ -140,7 +140,7 @@ class Locator:
                 raise found
             if not rescanned and now - start >= _RESCAN_AFTER_S:
                 rescanned = True
-                await self._off_loop(self._rescan)
+                await self._off_loop(lambda: bus.rescan(self._root))
             await self._clock.sleep(min(pause, deadline - now))
             pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 
@@ -270,28 +270,8 @@ class Locator:
             sector_bytes=sector,
             is_block=is_block,
             on_close=on_close,
-            on_release=lambda: self._forget(disk) if is_block else None,
+            on_release=lambda: bus.forget(self._root, disk) if is_block else None,
         )
-
-    def _forget(self, disk: BlockDevice) -> None:
-        """Have the kernel drop a SCSI disk. Its name cannot pass to another while we hold it open."""
-        if self._root != Path("/"):
-            return
-        now = sysfs.disk(self._root, disk.name)
-        if now is not None and now.birth == disk.birth:
-            with suppress(OSError):  # not SCSI, or gone: the detach unplugs it all the same
-                (self._root / "sys/block" / disk.name / "device/delete").write_text("1")
-
-    def _rescan(self) -> None:
-        """Ask SCSI disks and hosts to look again; only ever the real ones."""
-        if self._root != Path("/"):
-            return
-        # First those that it knows: one of them may have been exchanged, and sysfs describes the former.
-        known = [(path, "1") for path in self._root.glob("sys/block/*/device/rescan")]
-        hosts = [(path, "- - -") for path in self._root.glob("sys/class/scsi_host/host*/scan")]
-        for path, words in known + hosts:
-            with suppress(OSError):  # read-only in a container: waiting is all that is left
-                path.write_text(words)
 
 
 def _flags(node: os.stat_result, *, writable: bool) -> int:
@@ -309,6 +289,12 @@ def _not_opened(error: OSError, disk: BlockDevice, want: Want, path: Path) -> De
             "rights",
             f"{path}, which is {want}, cannot be opened: {error.strerror}",
             "Run as root (in a container with CAP_SYS_ADMIN and access to block devices).",
+        ) from error
+    if error.errno == errno.EROFS:
+        raise refused(
+            "read-only",
+            f"{path}, which is {want}, is write-protected",
+            "See in Prism what this disk is: a restore writes to the empty disk that it made, which is not protected.",
         ) from error
     raise refused(
         "unreadable",

@@ -307,17 +307,27 @@ async def test_another_file_under_the_same_name_is_refused(bench: Bench):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(13, DeviceRefused), (16, DeviceBusy), (6, DeviceAbsent), (5, DeviceRefused)]
+    ("number", "kind", "reason"),
+    [
+        (errno.EACCES, DeviceRefused, "rights"),
+        (errno.EROFS, DeviceRefused, "read-only"),
+        (errno.EIO, DeviceRefused, "unreadable"),
+        (errno.EBUSY, DeviceBusy, None),
+        (errno.ENXIO, DeviceAbsent, None),
+    ],
 )
-async def test_each_failure_to_open_has_its_words(bench: Bench, number: int, kind: type[MoverError]):
+async def test_each_failure_to_open_has_its_words(
+    bench: Bench, number: int, kind: type[MoverError], reason: str | None
+):
     bench.plug()
 
     def opener(path: Path, flags: int) -> int:
         raise OSError(number, os.strerror(number))
 
     locator = Locator(bench.settings, bench.clock, opener=opener)
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         await locator.locate(attachment(), writable=False)
+    assert caught.value.facts.get("reason") == reason
     locator.close()
 
 
