@@ -23,6 +23,7 @@ from mover.units import format_duration, format_size
 
 TARGET = Path(__file__).with_name("REFERENCE.md")
 RULES = TARGET.parent / "prometheus" / "rules"
+BOARDS = TARGET.parent / "grafana" / "boards"
 HEAD = """# Reference
 
 Written from the code by `make reference`; a test fails when the two differ.
@@ -57,9 +58,10 @@ def pages() -> Iterator[str]:
     yield "## Metrics\n"
     yield (
         "Alerts are those of [deploy/prometheus](prometheus/README.md) whose expression, or a rule recorded for it,\n"
-        "reads the metric. A series that ends, ends at the next scrape: see `serve.series_grace`.\n"
+        "reads the metric; boards are the dashboards of [deploy/grafana](grafana/README.md) that show it,\n"
+        "also through a recorded rule. A series that ends, ends at the next scrape: see `serve.series_grace`.\n"
     )
-    yield table(("metric", "type", "labels", "unit", "meaning", "alerts"), instruments())
+    yield table(("metric", "type", "labels", "unit", "meaning", "alerts", "boards"), instruments())
     yield "## Routes of `mover serve`\n"
     yield table(("route", "answer"), ((f"`{path}`", text) for path, text in ROUTES.items()))
 
@@ -99,10 +101,11 @@ def errors() -> Iterator[tuple[str, ...]]:
 
 
 def instruments() -> Iterator[tuple[str, ...]]:
-    used = alerts(RULES)
+    used, shown = alerts(RULES), boards(RULES, BOARDS)
     for name, kind, labels, meaning in families():
         named = ", ".join(f"`{alert}`" for alert in sorted(used.get(name, ())))
-        yield f"`{name}`", kind, ", ".join(labels), unit(name), meaning, named
+        on = ", ".join(sorted(shown.get(name, ())))
+        yield f"`{name}`", kind, ", ".join(labels), unit(name), meaning, named, on
 
 
 def families() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
@@ -135,21 +138,46 @@ def unit(name: str) -> str:
 
 def alerts(folder: Path) -> dict[str, set[str]]:
     """Metric → the alerts that read it, also through recorded series. Nothing where there are no rules."""
-    rules = [
+    asked = [(rule["alert"], rule["expr"]) for rule in rules(folder) if "alert" in rule]
+    return readers(asked, recorded(folder))
+
+
+def boards(folder: Path, shown: Path) -> dict[str, set[str]]:
+    """Metric → the dashboards that show it, also through recorded series."""
+    asked = [
+        (path.stem, expression)
+        for path in sorted(shown.glob("*.yml"))
+        for row in yaml.safe_load(path.read_text("utf-8"))["rows"]
+        for panel in row["panels"]
+        for expression in panel["queries"].values()
+    ]
+    return readers(asked, recorded(folder))
+
+
+def rules(folder: Path) -> list[dict[str, Any]]:
+    return [
         rule
         for path in sorted(folder.glob("*.yml"))
         for group in yaml.safe_load(path.read_text("utf-8")).get("groups") or ()
         for rule in group["rules"]
     ]
-    reads = {rule["record"]: set[str]() for rule in rules if "record" in rule}
-    for rule in rules:
+
+
+def recorded(folder: Path) -> dict[str, set[str]]:
+    """Recorded series → what they are made from."""
+    reads: dict[str, set[str]] = {}
+    for rule in rules(folder):
         if "record" in rule:
-            reads[rule["record"]] |= words(rule["expr"])
+            reads.setdefault(rule["record"], set()).update(words(rule["expr"]))
+    return reads
+
+
+def readers(asked: list[tuple[str, str]], reads: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Metric → who reads it. asked: who, expression."""
     used: dict[str, set[str]] = {}
-    for rule in rules:
-        if "alert" in rule:
-            for name in reached(words(rule["expr"]), reads):
-                used.setdefault(family_of(name), set()).add(rule["alert"])
+    for who, expression in asked:
+        for name in reached(words(expression), reads):
+            used.setdefault(family_of(name), set()).add(who)
     return used
 
 

@@ -34,7 +34,7 @@ _STAGE = ("vm", "disk", "stage")
 BUILD_INFO = Gauge("mover_build_info", "1; the version that runs is a label.", ("version",), registry=REGISTRY)
 NODE_INFO = Gauge(
     "mover_node_info",
-    "1; the node's name, its installation's mark and its Proxy VM are labels.",
+    "1; the node's name, its installation's mark and its Proxy VM are labels. For joins.",
     ("node", "install", "proxy"),
     registry=REGISTRY,
 )
@@ -185,7 +185,10 @@ AUDIT_MISMATCHES = Counter(
     "mover_audit_mismatches", "Blocks that contradicted the changed regions.", ("vm",), registry=REGISTRY
 )
 AUDIT_BLOCKS = Counter(
-    "mover_audit_blocks", "Blocks compared with what the changed regions say.", ("class",), registry=REGISTRY
+    "mover_audit_blocks",
+    "Blocks compared with what the changed regions say: how much an audit without mismatches is worth.",
+    ("class",),
+    registry=REGISTRY,
 )
 
 PRISM_CALLS = Counter(
