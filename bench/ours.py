@@ -32,6 +32,7 @@ from mover.pipeline.repository_to_disk import restore_disk
 from mover.pipeline.workers import Workers
 from mover.repository.layout import FAN_OUT
 from mover.repository.repository import Repository
+from mover.storage.health import StoreMetrics
 from mover.storage.stack import open_store
 
 PASSPHRASE = "bench"
@@ -175,7 +176,11 @@ async def main(request: dict[str, Any]) -> dict[str, Any]:
     settings = replace_data(settings, data)
     clock = SystemClock()
     store = await open_store(
-        request["repository"], request["options"], clock=clock, create=request["operation"] == "init"
+        request["repository"],
+        request["options"],
+        clock=clock,
+        create=request["operation"] == "init",
+        watch=StoreMetrics(),
     )
     if request["operation"] == "init":
         await Repository.init(store, passphrase=PASSPHRASE, clock=clock)

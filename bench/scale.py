@@ -41,6 +41,7 @@ from mover.pipeline.workers import Workers
 from mover.repository.keys import ScryptCost
 from mover.repository.repository import Repository
 from mover.repository.session import Session
+from mover.storage.health import StoreMetrics
 from mover.storage.stack import open_store
 from mover.units import GIB, MIB, format_rate, parse_size
 
@@ -130,7 +131,7 @@ def _figures(
 async def _session(place: Path, budget: Budget) -> AsyncIterator[Session]:
     """A session of a new repository in a folder, gone at the end."""
     clock, folder = SystemClock(), place / "repository"
-    store = await open_store(str(folder), {}, clock=clock, create=True)
+    store = await open_store(str(folder), {}, clock=clock, create=True, watch=StoreMetrics())
     try:
         await Repository.init(store, passphrase="bench", clock=clock, cost=ScryptCost(16, 1, 1))
         repository = await Repository.open(

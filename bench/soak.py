@@ -35,6 +35,7 @@ from mover.pipeline.flow import Budget
 from mover.pipeline.workers import Workers
 from mover.repository.keys import ScryptCost
 from mover.repository.repository import Repository
+from mover.storage.health import StoreMetrics
 from mover.storage.protocol import Store
 from mover.storage.stack import open_store
 from mover.units import GIB, MIB, format_size, parse_size
@@ -133,7 +134,9 @@ class Soak:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[tuple[Repository, Workers]]:
-        store = await open_store(str(self._place / "repository"), {}, clock=SystemClock(), create=True)
+        store = await open_store(
+            str(self._place / "repository"), {}, clock=SystemClock(), create=True, watch=StoreMetrics()
+        )
         try:
             repository = await self._repository(store)
             with Workers(self._settings.data, self._budget) as workers:

@@ -22,6 +22,7 @@ from bench.kit import Bench, Folder, Out, Quick, Samples, Spent, bench, settings
 from bench.sample_disk import evict
 from mover.clock import SystemClock, secret_bytes, stopwatch
 from mover.errors import MoverError, UsageError
+from mover.storage.health import StoreMetrics
 from mover.storage.protocol import Store
 from mover.storage.stack import open_store
 from mover.units import GIB, KIB, MIB
@@ -164,7 +165,7 @@ async def measure(
     run: Bench, url: str, options: dict[str, str], *, label: str, load: Load, samples: int, folder: Path | None = None
 ) -> None:
     """Raises MoverError when the store cannot be opened or refuses."""
-    store = await open_store(url, options, clock=SystemClock(), create=folder is not None)
+    store = await open_store(url, options, clock=SystemClock(), create=folder is not None, watch=StoreMetrics())
     try:
         for number in range(samples):
             run.say(f"{label}: sample {number + 1}")

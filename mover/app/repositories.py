@@ -10,6 +10,7 @@ from mover.clock import Clock
 from mover.config import Settings
 from mover.pipeline.flow import Budget
 from mover.repository.repository import Repository
+from mover.storage.health import StoreMetrics
 
 
 @asynccontextmanager
@@ -17,7 +18,7 @@ async def repository(settings: Settings, clock: Clock, budget: Budget | None = N
     """The repository, opened with the passphrase of the settings; packs are paid from the budget."""
     wanted = settings.repository
     budget = budget or make_budget(settings)
-    async with store(settings, clock) as opened:
+    async with store(settings, clock, watch=StoreMetrics()) as opened:
         found = await Repository.open(
             opened,
             passphrase=wanted.passphrase.get_secret_value() or None,

@@ -12,17 +12,21 @@ from mover.errors import ConfigError
 from mover.repository.pointbook import PointBook
 from mover.storage.protocol import Store
 from mover.storage.stack import open_store
+from mover.storage.watch import StoreWatch
 
 
 @asynccontextmanager
-async def store(settings: Settings, clock: Clock, *, create: bool = False) -> AsyncIterator[Store]:
-    """The repository's store, whether it holds a repository or not."""
+async def store(
+    settings: Settings, clock: Clock, *, create: bool = False, watch: StoreWatch | None = None
+) -> AsyncIterator[Store]:
+    """The repository's store, whether it holds a repository or not. watch: who is told of requests."""
     if not settings.repository.url:
         raise ConfigError(
             "repository.url is not set",
             remedy="Write a folder or s3://bucket/prefix to mover.yaml, or use --repository.",
         )
-    opened = await open_store(settings.repository.url, settings.repository.store, clock=clock, create=create)
+    wanted = settings.repository
+    opened = await open_store(wanted.url, wanted.store, clock=clock, create=create, watch=watch)
     try:
         yield opened
     finally:

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from mover.clock import Clock
 from mover.errors import StorageError
-from mover.storage.health import note_answer, note_error
 from mover.storage.protocol import Bytes, ObjectInfo, Store, StoreTraits
+from mover.storage.watch import StoreWatch, Unwatched
 
 T = TypeVar("T")
 
@@ -31,12 +31,18 @@ class Patience:
 
 
 class RetryingStore:
-    """See ``protocol.Store``. Each call is repeated until ``patience`` ends; then its last error is raised."""
+    """See ``protocol.Store``. Each call is repeated until ``patience`` ends; then its last error is raised.
 
-    def __init__(self, store: Store, clock: Clock, patience: Patience | None = None) -> None:
+    watch: who is told of each answer and each failed try; None: nobody.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, patience: Patience | None = None, watch: StoreWatch | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
         self._patience = patience or Patience()
+        self._watch = watch or Unwatched()
 
     @property
     def traits(self) -> StoreTraits:
@@ -62,7 +68,7 @@ class RetryingStore:
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """A listing that breaks off is begun again and continued after the last name it gave."""
-        campaign = _Campaign(self._clock, self._patience)
+        campaign = _Campaign(self._clock, self._patience, self._watch)
         last = ""
         while True:
             try:
@@ -70,8 +76,8 @@ class RetryingStore:
                     if info.name > last:
                         yield info
                         last = info.name
-                        campaign = _Campaign(self._clock, self._patience)
-                note_answer()
+                        campaign = _Campaign(self._clock, self._patience, self._watch)
+                self._watch.answered()
                 return
             except StorageError as error:
                 await campaign.pause_after(error)
@@ -86,29 +92,30 @@ class RetryingStore:
         await self._store.close()
 
     async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
-        campaign = _Campaign(self._clock, self._patience)
+        campaign = _Campaign(self._clock, self._patience, self._watch)
         while True:
             try:
                 answer = await call()
             except StorageError as error:
                 await campaign.pause_after(error)
             else:
-                note_answer()
+                self._watch.answered()
                 return answer
 
 
 class _Campaign:
     """The tries of one call."""
 
-    def __init__(self, clock: Clock, patience: Patience) -> None:
+    def __init__(self, clock: Clock, patience: Patience, watch: StoreWatch) -> None:
         self._clock = clock
         self._patience = patience
+        self._watch = watch
         self._tries = 0
         self._started = clock.monotonic()
 
     async def pause_after(self, error: StorageError) -> None:
         """Wait before the next try, or raise the error when there is none."""
-        note_error(error, self._clock.now())
+        self._watch.failed(error, self._clock.now())
         self._tries += 1
         spent_s = self._clock.monotonic() - self._started
         if not error.retryable:

@@ -34,6 +34,7 @@ from mover.operations.clean import reconcile
 from mover.operations.node import ReadingNode
 from mover.operations.presence import look_for_vms
 from mover.operations.verify import verify_point
+from mover.storage.health import StoreMetrics
 from mover.storage.memory import MemoryStore
 from mover.storage.retry import RetryingStore
 from tests.support.fakehypervisor import FailingDevice, How, MemoryDevice
@@ -498,7 +499,7 @@ async def test_a_repository_that_cannot_be_read_at_start_is_known_as_soon_as_it_
 
 async def test_what_the_store_answered_last_is_told(seen):
     faulty = FaultyStore(MemoryStore())
-    store = RetryingStore(faulty, seen.w.clock)
+    store = RetryingStore(faulty, seen.w.clock, watch=StoreMetrics())
     await store.create("a", [b"x"])
     assert value("store_reachable") == 1
     told = []
