@@ -127,9 +127,9 @@ def _job(size_bytes: int) -> DiskCopy:
     )
 
 
-def _settings(mib: int, readers: int, compute: int) -> DataSettings:
+def _settings(mib: float, readers: int, compute: int) -> DataSettings:
     """As shipped, but for the size of blocks: as many of them go together as would of true ones."""
-    together = max(1, DataSettings().read_size // (mib * MIB))
+    together = max(1, int(DataSettings().read_size / (mib * MIB)))
     small = {"block_size": BLOCK_BYTES, "read_size": together * BLOCK_BYTES}
     return DataSettings().model_copy(update={**small, "readers": readers, "compute_threads": compute})
 
@@ -145,14 +145,14 @@ def main(
     blocks, cores, samples = (800, "4", 1) if quick else (blocks, cores, samples)
     with bench("lock", out, quick=quick, **settings_of(blocks=blocks, cores=cores)) as run:
         for _ in range(samples):
-            for mib in (1, 4):
+            for mib in (0.25, 1, 4):
                 for kind in ("new", "known"):
                     _hold(run, blocks, mib, kind)
                 for threads in (int(text) for text in cores.split(",")):
                     _reach(run, blocks, mib, threads)
 
 
-def _hold(run: Bench, blocks: int, mib: int, kind: str) -> None:
+def _hold(run: Bench, blocks: int, mib: float, kind: str) -> None:
     disk = NumberedDisk(0, blocks, 0.0)
     spent = asyncio.run(copy([disk], _settings(mib, 1, 1), twice=kind == "known"))
     held_s = spent.cpu_s / spent.blocks
@@ -160,7 +160,7 @@ def _hold(run: Bench, blocks: int, mib: int, kind: str) -> None:
     run.add("lock.projected", mib * MIB / held_s, "B/s", "higher", block_mib=mib, kind=kind).target = 5e9
 
 
-def _reach(run: Bench, blocks: int, mib: int, threads: int) -> None:
+def _reach(run: Bench, blocks: int, mib: float, threads: int) -> None:
     """Eight disks, as many threads as cores would be: what comes through."""
     number = 8
     readers = max(2, round(threads * READ_S_PER_MIB / COMPUTE_S_PER_MIB / number) + 1)

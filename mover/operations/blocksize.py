@@ -113,7 +113,7 @@ def choose(current: int, touched: Touched | None) -> BlockChoice:
         return BlockChoice(current)
     return BlockChoice(
         best,
-        f"blocks of {format_size(best)} instead of {format_size(current)}: {saved / costs[current]:.0%} less to read "
+        f"block size {format_size(best)} instead of {format_size(current)}: {saved / costs[current]:.0%} less to read "
         f"and store on the last {DAYS} days, made up for in {max(1, round(paid_s / _DAY_S))} days",
     )
 

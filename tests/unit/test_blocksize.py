@@ -139,7 +139,7 @@ def test_a_full_tells_what_the_disk_holds_and_forgets_no_day():
 def test_small_scattered_changes_get_small_blocks_and_say_why():
     chosen = choose(USUAL, days(*[scattered(100)] * DAYS))
     assert chosen.block_bytes == SMALL
-    assert chosen.reason.startswith("blocks of 256 KiB instead of 1.00 MiB: 7")
+    assert chosen.reason.startswith("block size 256 KiB instead of 1.00 MiB: 7")
     assert "made up for in 14 days" in chosen.reason
 
 

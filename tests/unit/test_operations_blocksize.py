@@ -9,6 +9,7 @@ import pytest
 from mover.model.point import ReadMode
 from mover.model.region import Regions
 from mover.operations.node import ReadingNode
+from mover.operations.report import classes_of_full
 from mover.operations.tofile import restore_to_file
 from mover.settings import load
 from mover.units import KIB, MIB
@@ -83,7 +84,8 @@ async def test_a_disk_begins_in_the_middle_and_changes_its_size_once(life):
     assert sizes == [MIB] * 8 + [256 * KIB] * 4
     switch = images[8]
     assert switch.mode is ReadMode.FULL
-    assert switch.reason.startswith("blocks of 256 KiB instead of 1.00 MiB: ")
+    assert switch.reason.startswith("block size 256 KiB instead of 1.00 MiB: ")
+    assert [name for name, holds in classes_of_full([switch]).items() if holds] == ["block-size"]
     assert [image.mode for image in images[1:8] + images[9:]] == [ReadMode.INCREMENTAL] * 10
     assert (len(switch.touched.days), len(images[11].touched.days)) == (0, 3)
     assert images[7].bytes_read == 3 * MIB
@@ -122,7 +124,7 @@ async def test_a_full_for_another_reason_takes_the_better_size_along(life):
         await life.backup(pages=(1, 3, 5))
     image = await life.backup(full=True)
     assert image.block_bytes == 256 * KIB
-    assert image.reason.startswith("asked for, blocks of 256 KiB instead of 1.00 MiB")
+    assert image.reason.startswith("asked for, block size 256 KiB instead of 1.00 MiB")
 
 
 async def test_a_run_that_leaves_no_base_changes_nothing(life):
