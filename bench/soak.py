@@ -1,8 +1,9 @@
 """Rounds of backup, incremental, restore and verify in one process, for as long as you like: what is left?
 
-Watched over the rounds: anonymous and shared memory, descriptors, threads, bytes of the budget, loop
-devices, open sessions in the repository; every restored disk is compared with its source. Ends with
-1 when a bound is broken: memory that grows, anything left, a byte that differs.
+The last points stay, as a retention would have it. Watched over the rounds: anonymous and shared
+memory, descriptors, threads, bytes of the budget, loop devices, open sessions in the repository;
+every restored disk is compared with its source. Ends with 1 when a bound is broken: memory that
+grows, anything left, a byte that differs.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ _MOST_POINTS = 1000
 """For the slope: every pair of points counts."""
 _FULL_EVERY = 10
 """Rounds; between them incrementals."""
+_POINTS_KEPT = 30
+_MOST_STATES = 2000
+"""Kept of all rounds, evenly spread: the watcher does not grow either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,30 @@ def broken(states: Sequence[State], growth: Slope | None) -> list[str]:
     return found
 
 
+class Watched:
+    """States of the rounds: each, or when they become many every second, fourth ...; and the last one."""
+
+    def __init__(self, most: int = _MOST_STATES) -> None:
+        self.rounds = 0
+        self._kept: list[State] = []
+        self._last: State | None = None
+        self._most, self._stride = most, 1
+
+    @property
+    def states(self) -> list[State]:
+        last = [] if self._last is None or self._last in self._kept[-1:] else [self._last]
+        return [*self._kept, *last]
+
+    def add(self, state: State) -> None:
+        if len(self._kept) == self._most:
+            del self._kept[1::2]
+            self._stride *= 2
+        if self.rounds % self._stride == 0:
+            self._kept.append(state)
+        self._last = state
+        self.rounds += 1
+
+
 class Soak:
     """One process as the daemon is one: store, repository and threads stay open for all rounds."""
 
@@ -120,17 +148,21 @@ class Soak:
         self._sample = Sample(place / "disk.raw", size_bytes=size_bytes)
         self._budget = Budget(settings.data.budget)
         self._began = stopwatch()
-        self.states: list[State] = []
+        self.watched = Watched()
         self.failures: list[str] = []
 
     async def run(self, rounds: int, seconds: float, run: Bench) -> None:
         """Until so many rounds and seconds are over."""
         async with self._opened() as (repository, workers):
-            while len(self.states) < rounds or stopwatch() - self._began < seconds:
-                await self._round(repository, workers, len(self.states))
-                self.states.append(await self._state(repository))
-                if len(self.states) % 50 == 0:
-                    run.say(f"{len(self.states)} rounds, {format_size(self.states[-1].memory)}")
+            while self.watched.rounds < rounds or stopwatch() - self._began < seconds:
+                number = self.watched.rounds
+                await self._round(repository, workers, number)
+                if number >= _POINTS_KEPT:
+                    await repository.delete_point(f"{number - _POINTS_KEPT:08}")
+                state = await self._state(repository)
+                self.watched.add(state)
+                if self.watched.rounds % 50 == 0:
+                    run.say(f"{self.watched.rounds} rounds, {format_size(state.memory)}")
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[tuple[Repository, Workers]]:
@@ -211,12 +243,12 @@ def _more(before: dict[str, int]) -> dict[str, int]:
 
 
 def _add(run: Bench, soak: Soak, growth: Slope | None) -> None:
-    for state in soak.states:
+    for state in soak.watched.states:
         run.add("soak.memory", state.memory, "bytes", "lower").in_order_of = "round"
         for name in ("descriptors", "threads"):
             run.add(f"soak.{name}", getattr(state, name), "count", "lower").in_order_of = "round"
         run.add("soak.index_files", state.index_files, "count", "neither").in_order_of = "round"
-    if len(soak.states) < JUDGED_ROUNDS:
+    if soak.watched.rounds < JUDGED_ROUNDS:
         run.note(f"too few rounds to judge whether anything grows: it takes {JUDGED_ROUNDS}")
     if growth is None:
         return
@@ -247,13 +279,14 @@ def main(
             soak = Soak(place, size_bytes, Settings())
             asyncio.run(soak.run(rounds, minutes * 60, run))
             left = loops_below(place)
-        growth = slope([state.seconds for state in soak.states], [state.memory for state in soak.states])
-        problems = [*soak.failures, *broken(soak.states, growth)]
+        states = soak.watched.states
+        growth = slope([state.seconds for state in states], [state.memory for state in states])
+        problems = [*soak.failures, *broken(states, growth)]
         problems += [f"loop devices are left: {', '.join(left)}"] if left else []
         problems += [f"{count} {what} more than before all of it" for what, count in _more(held).items()]
         _add(run, soak, growth)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        run.note(f"{len(soak.states)} rounds; the highest resident memory was {format_size(peak)}")
+        run.note(f"{soak.watched.rounds} rounds; the highest resident memory was {format_size(peak)}")
         for problem in problems:
             run.note(f"BROKEN: {problem}")
     raise typer.Exit(1 if problems else 0)

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import subprocess
+from itertools import pairwise
 
 import pytest
 import typer
@@ -336,6 +337,19 @@ def _states(memory: list[float], descriptors: list[int] | None = None, **last: i
 def _judged(states: list[soak.State]) -> list[str]:
     growth = soak.slope([state.seconds for state in states], [state.memory for state in states])
     return soak.broken(states, growth)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 7, 8, 9, 100, 1000])
+def test_a_soak_keeps_few_states_evenly_and_the_last(rounds):
+    watched = soak.Watched(most=8)
+    for state in _states([float(number) for number in range(rounds)]) if rounds else []:
+        watched.add(state)
+    kept = [state.memory for state in watched.states]
+    assert watched.rounds == rounds
+    assert len(kept) <= 9
+    assert kept[:1] == list(range(rounds))[:1]
+    assert kept[-1:] == list(range(rounds))[-1:]
+    assert len({after - before for before, after in pairwise(kept[:-1])}) <= 1
 
 
 def test_a_soak_that_holds():
