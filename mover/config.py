@@ -128,10 +128,10 @@ class RepositorySettings(Section):
 
 class DataSettings(Section):
     block_size: BlockSize = MIB
-    """256KiB to 4MiB, or auto. 256 KiB stores a third to a half as much of a database's changes, takes 12 % more CPU a restore,
-    and lets a node of 16 cores move 1.7 GB/s, not 5; 4 MiB takes 3 % less CPU for a full and stores up to 2.6 times as
-    much of changes. auto: each disk begins with 1 MiB; a week of its changes decides, with the reason in the report.
-    """
+    """256KiB to 4MiB, or auto. 256 KiB stores a third to a half as much of a database's changes, takes 12 % more CPU
+    a restore, and lets a node of 16 cores move 1.7 GB/s, not 5; 4 MiB takes 3 % less CPU for a full and stores up to
+    2.6 times as much of changes. auto: each disk begins with 1 MiB; a week of its changes decides, with the reason in
+    the report."""
     level: int = Field(default=1, ge=-7, le=19)
     """zstd level; 1 with tables that stay in a core's cache. 3 costs 80 % more CPU for 5 % less space."""
     compute_threads: int = Field(default=0, ge=0, le=256)
