@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
 
 import pytest
 import typer
@@ -40,41 +38,6 @@ def test_the_overview_names_the_commands_in_their_order_each_with_a_whole_senten
     lines = invoke("--help", COLUMNS="80").out.partition("Commands:")[2].splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(ORDER)
     assert all(line.endswith(".") and not line.endswith("...") for line in lines)
-
-
-def test_help_imports_nothing_heavy():
-    program = (
-        "import sys; from mover.__main__ import app\n"
-        "heavy = {'numpy', 'sqlalchemy', 'dbos', 'aiohttp', 'obstore', 'rich.console', 'pydantic', 'mover.lab'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_points_import_neither_engine_nor_prism_nor_sql():
-    program = (
-        "import sys, mover.cli.points\n"
-        "heavy = {'sqlalchemy', 'dbos', 'aiohttp', 'mover.lab', 'mover.hypervisor', 'mover.jobs.book'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_listing_points_loads_nothing_that_it_does_not_use(tmp_path):
-    program = (
-        "import atexit, sys; from mover.__main__ import app\n"
-        "heavy = {'sqlalchemy', 'dbos', 'aiohttp', 'scipy', 'mover.lab', 'mover.hypervisor', 'mover.jobs.engine',\n"
-        "  'mover.catalog', 'mover.pipeline.workers', 'mover.operations.backup', 'rich.progress'}\n"
-        "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
-        "app(sys.argv[1:])"
-    )
-    place = str(tmp_path / "repository")
-    assert invoke("init", "-r", place, "--no-encryption", MOVER_STATE_DIR=str(tmp_path)).code == 0
-    command = [sys.executable, "-c", program, "points", "-r", place, "-s", f"state_dir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout == "No restore points yet.\n[]\n"
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["backup"], ["restore"], ["points", "--odd"], ["verify", "a", "b"]])

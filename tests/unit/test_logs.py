@@ -61,3 +61,17 @@ def test_libraries_log_in_the_same_form(lines):
     (line,) = lines()
     assert line["event"] == f"hello {logs.MASK}"
     assert line["level"] == "warning"
+
+
+def test_a_line_has_its_fields_whatever_their_names_and_the_traceback(lines):
+    try:
+        raise ValueError("deep inside")
+    except ValueError:
+        logs.get("test").exception("it broke 100%s", name="n", message="m", args=[1])
+    (line,) = lines()
+    assert (line["event"], line["level"], line["name"], line["message"], line["args"]) == (
+        *("it broke 100%s", "error", "n", "m"),
+        [1],
+    )
+    assert "ValueError: deep inside" in line["exception"]
+    assert not {"exc_info", "_record"} & set(line)
