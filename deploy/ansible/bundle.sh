@@ -23,8 +23,10 @@ export SOURCE_DATE_EPOCH
     --wheel-dir "$work/bundle" "$work/source"
 cp deploy/requirements.lock LICENSE "$work/bundle"
 if [ "$offline" != no ]; then
+    # pip judges "; python_full_version < …" by the Python that it runs on, whatever --python-version says.
+    "$python" deploy/ansible/lock_of.py "$offline" <deploy/requirements.lock >"$work/wanted.lock"
     "$python" -m pip --disable-pip-version-check --no-input download --quiet --require-hashes --only-binary :all: \
-        --python-version "$offline" --requirement deploy/requirements.lock --dest "$work/bundle/wheels"
+        --python-version "$offline" --requirement "$work/wanted.lock" --dest "$work/bundle/wheels"
 fi
 mkdir -p "$(dirname "$bundle")"
 tar --directory "$work/bundle" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,19 @@ def test_defaults_and_their_description_name_the_same_variables():
 def test_the_example_leaves_the_fingerprint_to_the_first_check():
     example = yaml.safe_load((FOLDER / "inventory/group_vars/mover/settings.yml").read_text())
     assert "fingerprint" not in example["mover_settings"]["prism"]
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.13"])
+def test_a_bundle_for_another_python_has_what_that_one_takes(version: str):
+    lock = (ROOT / "deploy/requirements.lock").read_text()
+    command = [sys.executable, FOLDER / "lock_of.py", version]
+    part = subprocess.run(command, input=lock, capture_output=True, text=True, check=True).stdout
+    named = re.findall(r"^numpy==\S+ ; python_full_version (<|>=) '3.12'", lock, re.MULTILINE)
+    assert sorted(named) == ["<", ">="], "the lock has one for older and one for newer"
+    taken = re.findall(r"^(numpy==\S+) \\$", part, re.MULTILINE)
+    assert taken == re.findall(rf"^(numpy==\S+) ; \S+ {'<' if version == '3.11' else '>='}", lock, re.MULTILINE)
+    assert part.count("--hash") > 100
+    assert ";" not in part
 
 
 # --- against this machine, which is not changed ------------------------------------------
