@@ -75,6 +75,7 @@ async def _see_through(
         return ended
     except asyncio.CancelledError:
         if session.stop.is_wished:
+            session.console.remark("Jobs that have not ended go on with the next command, or with mover serve.")
             raise
         task = asyncio.current_task()
         assert task is not None

@@ -78,7 +78,7 @@ def command(
         _run_asking(work, session)
     except (KeyboardInterrupt, typer.Abort, asyncio.CancelledError) as error:
         is_stop = isinstance(error, asyncio.CancelledError)
-        console.remark("Stopped." if is_daemon else "Stopped: jobs go on later." if is_stop else "Interrupted.")
+        console.remark("Stopped." if is_stop or is_daemon else "Interrupted.")
         raise typer.Exit(0 if is_daemon else STOPPED_EXIT if is_stop else INTERRUPTED_EXIT) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None

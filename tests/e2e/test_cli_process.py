@@ -136,6 +136,7 @@ def test_a_job_that_was_cut_off_is_continued_by_the_next_command(slowly, number)
     mover.tell(number)
     assert mover.end() == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     assert "Traceback" not in mover.said
+    assert ("go on with the next command" in mover.said) == (number == signal.SIGTERM)
     desk.lab.faults.disarm()
     following = desk.process("backup", "two")
     assert following.code == 0, following.err
