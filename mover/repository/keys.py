@@ -6,7 +6,6 @@ compared with what this code would write for the same content.
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from mover.clock import secret_bytes
 from mover.errors import Damaged, FormatUnsupported, WrongKey
@@ -43,7 +43,7 @@ class ScryptCost:
     def check(self, name: str) -> None:
         """A forged key file must not exhaust this machine."""
         fits = 2 <= self.n <= 1 << 20 and self.n & (self.n - 1) == 0 and 1 <= self.r <= 16 and 1 <= self.p <= 16
-        if not fits or 128 * self.n * self.r > 1 << 30:
+        if not fits or 128 * self.n * self.r > 1 << 30 or self.n >= 1 << 16 * self.r:
             raise _damaged(name, "its scrypt parameters are absurd")
 
 
@@ -252,8 +252,8 @@ def _open_slot(name: str, slot: Mapping[str, Any], passphrase: str, associated: 
 
 def _slot_key(passphrase: str, salt: bytes, cost: ScryptCost) -> bytes:
     phrase = unicodedata.normalize("NFKC", passphrase).encode()
-    memory = 2 * 128 * cost.n * cost.r + (1 << 20)
-    return hashlib.scrypt(phrase, salt=salt, n=cost.n, r=cost.r, p=cost.p, maxmem=memory, dklen=layout.KEY_BYTES)
+    # Not hashlib's: with the OpenSSL that Python was built with, the same work takes a fifth longer.
+    return Scrypt(salt, layout.KEY_BYTES, cost.n, cost.r, cost.p).derive(phrase)
 
 
 def _slot_data(repository_id: bytes, key_id: bytes) -> bytes:

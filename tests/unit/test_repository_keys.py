@@ -141,7 +141,8 @@ async def test_a_second_key_reads_the_old_and_seals_the_new(tmp_path: Path):
 
 
 def test_absurd_scrypt_parameters_are_not_run():
-    for cost in (ScryptCost(n=1 << 30), ScryptCost(n=3), ScryptCost(p=99), ScryptCost(n=1 << 20, r=16)):
+    too_dear, unknown_to_scrypt = ScryptCost(n=1 << 20, r=16), ScryptCost(n=1 << 16, r=1)
+    for cost in (ScryptCost(n=1 << 30), ScryptCost(n=3), ScryptCost(p=99), too_dear, unknown_to_scrypt):
         with pytest.raises(Damaged, match="absurd"):
             cost.check("keys/x.json")
 
