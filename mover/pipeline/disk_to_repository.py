@@ -5,7 +5,7 @@ The way of the blocks is in ``reading``.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -72,7 +72,8 @@ async def copy_disk(
     read = partial(Reading, workers=workers, session=session, device=device, meter=meter)
     plan = await workers.blocking(partial(_plan, job))
     seconds.lap("plan")
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(workers.one_disk())
         builder, lie = stack.enter_context(closing(_new_map(job, session))), None
         try:
             await read(plan, job.base_map, builder).run()

@@ -52,7 +52,8 @@ async def restore_disk(
     restore = Writing(image, reader=reader, workers=workers, target=target, meter=meter, skip_zero=skip_zero)
     before, started = meter.read(), stopwatch()
     sample = _sample(image, readback_blocks if target is not None else 0, dice)
-    await restore.run(sample)
+    async with workers.one_disk():
+        await restore.run(sample)
     seconds = {"copy": stopwatch() - started}
     if target is not None:
         started = stopwatch()

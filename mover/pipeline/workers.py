@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeVar
 
 from mover.config import DataSettings
 from mover.device.buffers import BufferPool, Run
 from mover.device.memory import HUGE_BYTES, direct_memory
 from mover.metrics import BUDGET_BYTES, BUDGET_WAITING, QUEUE_FILL, STAGE_SECONDS
-from mover.pipeline.allocator import share_one_heap
+from mover.pipeline.allocator import give_back_memory, share_one_heap
 from mover.pipeline.flow import Budget, Channel, Closed
 from mover.units import align_up
 
@@ -147,6 +147,7 @@ class Workers:
         self._pools: dict[tuple[int, int], tuple[BufferPool, int]] = {}
         self._pools_lock = threading.Lock()
         self._published_s: dict[tuple[str, str], float] = {}
+        self._disks = 0
 
     def start(self) -> None:
         """Start the threads. Raises RuntimeError when called twice."""
@@ -189,6 +190,17 @@ class Workers:
         except asyncio.CancelledError:
             await _outlast(future)
             raise
+
+    @asynccontextmanager
+    async def one_disk(self) -> AsyncIterator[None]:
+        """Around all of one disk's work. When the last one ends, a node that rests takes no more than it needs."""
+        self._disks += 1
+        try:
+            yield
+        finally:
+            self._disks -= 1
+            if not self._disks:
+                await self.blocking(give_back_memory)
 
     @contextmanager
     def disk_buffers(self, lane: Lane, buffer_bytes: int, together: int) -> Iterator[DiskBuffers]:

@@ -1,13 +1,21 @@
-"""One heap for all threads, where the C library is glibc."""
+"""One heap for all threads, and free memory given back, where the C library is glibc."""
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import re
 import subprocess
 import sys
 
 import pytest
+
+from mover.config import DataSettings
+from mover.pipeline import workers as module
+from mover.pipeline.flow import Budget
+from mover.pipeline.workers import Workers
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library does it its own way")
 
 THREADS = """
 import ctypes, sys, threading
@@ -26,7 +34,44 @@ libc.malloc_stats()
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such heaps")
+FREED = """
+import ctypes
+from mover.cli.trial import memory_bytes
+from mover.pipeline.allocator import give_back_memory, share_one_heap
+share_one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+pieces = [libc.malloc(ctypes.c_size_t(60_000)) for _ in range(1000)]
+[ctypes.memset(piece, 1, 60_000) for piece in pieces]
+[libc.free(piece) for piece in pieces[:-1]]
+kept = memory_bytes()
+assert give_back_memory()
+print(kept - memory_bytes())
+"""
+
+
+@glibc
+def test_free_memory_below_what_is_in_use_goes_back_too():
+    run = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(run.stdout) > 50_000_000
+
+
+async def test_memory_goes_back_when_the_last_disk_ends(monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "give_back_memory", lambda: calls.append(1))
+    with Workers(DataSettings(), Budget(1 << 30)) as workers:
+        async with workers.one_disk():
+            async with workers.one_disk():
+                pass
+            assert not calls
+        assert len(calls) == 1
+        with pytest.raises(asyncio.CancelledError):
+            async with workers.one_disk():
+                raise asyncio.CancelledError
+    assert len(calls) == 2
+
+
+@glibc
 def test_threads_share_one_heap():
     assert heaps("own") > 1
     assert heaps("shared") == 1
