@@ -20,6 +20,7 @@ _PAGE_BYTES = 1020
 _SENSE_BYTES = 64
 _TIMEOUT_MS = 5000
 _NOT_SCSI = {errno.ENOTTY, errno.EINVAL}
+_GOOD, _CHECK_CONDITION = 0, 2
 
 
 class _Request(ctypes.Structure):
@@ -54,7 +55,7 @@ class _Request(ctypes.Structure):
 def texts(fd: int) -> tuple[str, ...] | None:
     """What an open disk names itself, from VPD pages 0x80 and 0x83; None when it is no SCSI disk.
 
-    A page that it does not have counts as empty. Raises OSError when it does not answer.
+    A page that it does not have counts as empty. Raises OSError when it does not answer: ENXIO if it may later.
     """
     try:
         serial, designators = serial_text(_page(fd, 0x80)), designator_texts(_page(fd, 0x83))
@@ -81,6 +82,6 @@ def _page(fd: int, code: int) -> bytes:
         timeout_ms=_TIMEOUT_MS,
     )
     fcntl.ioctl(fd, _SG_IO, request)
-    if request.host_status:
+    if request.host_status or request.status not in (_GOOD, _CHECK_CONDITION):
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-    return b"" if request.status else bytes(data)[: _PAGE_BYTES - request.residual]
+    return bytes(data)[: _PAGE_BYTES - request.residual] if request.status == _GOOD else b""

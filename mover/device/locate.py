@@ -241,14 +241,12 @@ class Locator:
             raise changed(disk, want, "; ".join(users))
 
     def _ask(self, fd: int, disk: BlockDevice, want: Want) -> None:
-        """The disk itself must say what sysfs says of it: that may be of one that was there before."""
-        said = inquiry.texts(fd)
+        """The disk itself must bear out what sysfs and udev say: that may be of one that was there before."""
+        said = _answers(fd, disk, want)
         if said is None:
             return
         wanted, fresh = want.attachment.vmdisk_uuid, Identity(kernel=said)
-        # udev's names are as old as sysfs: they count for neither.
-        described = Identity(kernel=disk.identity.kernel)
-        if fresh.others(wanted) or fresh.carries(wanted) != described.carries(wanted):
+        if fresh.others(wanted) or (want.is_proven_by(disk) and not fresh.carries(wanted)):
             raise changed(disk, want, f"it answers that it is {fresh}")
 
     def _device(self, fd: int, disk: BlockDevice, want: Want) -> DirectDevice:
@@ -272,6 +270,22 @@ class Locator:
             on_close=on_close,
             on_release=lambda: bus.forget(self._root, disk) if is_block else None,
         )
+
+
+def _answers(fd: int, disk: BlockDevice, want: Want) -> tuple[str, ...] | None:
+    try:
+        return inquiry.texts(fd)
+    except OSError as error:
+        if error.errno in _WENT_AWAY:
+            raise
+        is_denied = error.errno in _NO_RIGHTS
+        raise refused(
+            "rights" if is_denied else "unreadable",
+            f"/dev/{disk.name}, which should be {want}, cannot be asked who it is (INQUIRY by SG_IO): {error.strerror}",
+            "It needs no capability: let the seccomp filter, SELinux or AppArmor of this process allow ioctl(SG_IO)."
+            if is_denied
+            else "See the node's kernel log, then run the job again.",
+        ) from error
 
 
 def _flags(node: os.stat_result, *, writable: bool) -> int:

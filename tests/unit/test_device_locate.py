@@ -282,13 +282,39 @@ async def test_a_disk_that_answers_as_sysfs_says_or_cannot_be_asked_is_taken(ben
         assert first_bytes(device) == b"sdbsdbsd"
 
 
-async def test_a_disk_that_does_not_answer_is_absent(bench: Bench, monkeypatch):
+async def test_what_the_disk_itself_answers_proves_it_where_the_kernel_kept_no_pages(bench: Bench, monkeypatch):
+    bench.plug(in_kernel=False)
+    monkeypatch.setattr(inquiry, "texts", lambda fd: (f"NFS_4_0_1_{OURS}",))
+    with await bench.locate() as device:
+        assert first_bytes(device) == b"sdbsdbsd"
+
+
+@pytest.mark.parametrize("said", [(SAYS_OTHER,), ("6506b8d9aabbccdd",), ()])
+async def test_a_name_of_udevs_that_the_disk_does_not_bear_out_is_refused(bench: Bench, monkeypatch, said):
+    bench.plug(in_kernel=False)
+    monkeypatch.setattr(inquiry, "texts", lambda fd: said)
+    assert (await bench.refusal(DeviceRefused)).facts["reason"] == "changed"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "reason"),
+    [
+        (errno.ENXIO, DeviceAbsent, None),
+        (errno.EPERM, DeviceRefused, "rights"),
+        (errno.EACCES, DeviceRefused, "rights"),
+        (errno.EIO, DeviceRefused, "unreadable"),
+    ],
+)
+async def test_each_failure_to_ask_has_its_words(bench: Bench, monkeypatch, number, kind, reason):
     def texts(fd: int) -> None:
-        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        raise OSError(number, os.strerror(number))
 
     bench.plug()
     monkeypatch.setattr(inquiry, "texts", texts)
-    await bench.refusal(DeviceAbsent)
+    error = await bench.refusal(kind)
+    assert error.facts.get("reason") == reason
+    assert ("SG_IO" in error.message) == (reason is not None)
+    assert ("seccomp" in error.remedy) == (reason == "rights")
 
 
 async def test_another_file_under_the_same_name_is_refused(bench: Bench):
