@@ -48,9 +48,7 @@ class Codecs:
     def _compressor(self) -> zstandard.ZstdCompressor:
         found = getattr(self._local, "compressor", None)
         if found is None:
-            tuned = _TUNED.get(self._level, {})
-            parameters = zstandard.ZstdCompressionParameters.from_level(self._level, **tuned)
-            found = self._local.compressor = zstandard.ZstdCompressor(compression_params=parameters)
+            found = self._local.compressor = _compressor(self._level)
         return found
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
@@ -58,3 +56,11 @@ class Codecs:
         if found is None:
             found = self._local.decompressor = zstandard.ZstdDecompressor()
         return found
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    if level not in _TUNED:
+        # Left to itself the library goes by the length of each input too; parameters would be for one length.
+        return zstandard.ZstdCompressor(level=level)
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, **_TUNED[level])
+    return zstandard.ZstdCompressor(compression_params=parameters)

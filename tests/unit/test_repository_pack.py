@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import zstandard
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -194,6 +195,19 @@ def test_a_first_section_opens_from_the_first_bytes():
     assert open_first_section(SEALED, kinds, "points/a/b", stored[:200]) == (ObjectKind.MANIFEST, b"head")
     assert open_first_section(SEALED, kinds, "points/a/b", stored[:90]) is None
     assert open_first_section(SEALED, kinds, "points/a/b", stored[:70]) is None
+
+
+@pytest.mark.parametrize("level", [-7, 1, 3, 9])
+def test_every_level_packs_and_unpacks_blocks_and_tails(level):
+    rng, codecs = random.Random(7), Codecs(level)
+    words = [rng.randbytes(rng.randint(3, 12)) for _ in range(4000)]
+    for size_bytes in (1, 4096, 100_000, 256 << 10, 1 << 20):
+        plain = b"".join(rng.choices(words, k=size_bytes // 3 + 1))[:size_bytes]
+        codec, packed = codecs.pack(plain)
+        assert codecs.unpack(codec, packed, size_bytes) == plain
+        if level != 1:
+            # The library's own choice for a level goes by how long the input is.
+            assert len(packed) == min(size_bytes, len(zstandard.ZstdCompressor(level=level).compress(plain)))
 
 
 def test_unpacking_never_trusts_a_length():
