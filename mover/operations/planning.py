@@ -47,7 +47,7 @@ async def plan_disks(
     def plan(ordinal: int, disk: Disk) -> DiskPlan:
         image = former.get(disk.device_uuid)
         blocks = wishes.blocks
-        if data.block_size == AUTO and image is not None and image.block_bytes:
+        if data.block_size == AUTO and image is not None:
             # Only what becomes a base makes up for its full read.
             current = _base_block_bytes(base, disk) or image.block_bytes
             blocks = choose(current, image.touched) if request.keep_base else BlockChoice(current)
@@ -80,12 +80,15 @@ def _base_block_bytes(base: Base | None, disk: Disk) -> int:
 async def _former_images(
     repository: Repository, points: Sequence[PointSummary], base: Base | None
 ) -> dict[str, DiskImage]:
-    """Device UUID → the disk in the newest point, whether that is a base or not: what is remembered from run to run."""
+    """Device UUID → the disk as it was last read, for a base or not: what is remembered from run to run.
+
+    What the newest point does not hold is as the base has it.
+    """
     newest = next((point.id for point in reversed(points) if not point.problem), None)
-    if newest is None:
-        return {}
-    point = base.point if base is not None and base.point.id == newest else await _advice(repository, newest)
-    return {image.device_uuid: image for image in point.disks} if point else {}
+    kept = base.point if base is not None else None
+    last = await _advice(repository, newest) if newest is not None and (kept is None or kept.id != newest) else None
+    images = [image for point in (kept, last) if point is not None for image in point.disks]
+    return {image.device_uuid: image for image in images if image.mode is not ReadMode.EXCLUDED}
 
 
 async def _advice(repository: Repository, point_id: str) -> RestorePoint | None:

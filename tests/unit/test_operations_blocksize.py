@@ -136,6 +136,19 @@ async def test_a_run_that_leaves_no_base_changes_nothing(life):
     assert (image.block_bytes, image.mode) == (256 * KIB, ReadMode.FULL)
 
 
+async def test_a_point_in_between_that_lacks_the_disk_costs_nothing(tmp_path):
+    async with world(tmp_path, **AUTO) as w:
+        life = Life(w, disks=2)
+        for _ in range(10):
+            await life.backup(pages=(1, 3, 5))
+        known = (await life.image(life.last)).touched
+        await life.backup(keep_base=False, exclude=("scsi.0",))
+        image = await life.backup()
+        assert (image.block_bytes, image.mode) == (256 * KIB, ReadMode.INCREMENTAL)
+        assert image.touched.days[:-1] == known.days
+        await life.assert_restores("scsi.0", "scsi.1")
+
+
 async def test_a_list_that_lied_is_no_evidence(tmp_path):
     async with world(tmp_path, **{**AUTO, "data__audit_blocks": 64}) as w:
         life = Life(w)
