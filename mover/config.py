@@ -204,7 +204,7 @@ class BackupSettings(Section):
     post_snapshot: HookSettings = HookSettings()
     """Run on this node right after it; owed from before the first one runs until it has run."""
     full_every: Seconds = 0.0
-    """Force a full read when the last one is older; 0: never."""
+    """Read a disk in full when its last full read is older; 0: never."""
 
 
 class ServeSettings(Section):

@@ -98,6 +98,8 @@ class DiskImage:
     slice_place: SlicePlace | None = None
     """Where the next run goes on comparing blocks that need no copy; None: nowhere yet."""
     touched: Touched | None = None
+    full_at: float | None = None
+    """Unix time of the freeze of the last point that read the disk in full, this one or a former; None: not known."""
 
     @property
     def block_count(self) -> int:

@@ -160,7 +160,7 @@ class Backup:
         self._tell("commit")
         frozen = load(Frozen, values)
         open_session = await session.get()
-        images = [self._image(item) for item in copied]
+        images = [_image(item, frozen_at=frozen.frozen_at) for item in copied]
         images += [_excluded_image(disk, excluded) for disk in frozen.vm.data_disks() if disk.device_uuid in excluded]
         point = self._point(frozen, images, plans["warnings"], session_id=open_session.id)
         # Should the store's answer be lost, the manifest may come to be later, and need its base.
@@ -208,33 +208,35 @@ class Backup:
             software_version=mover.__version__,
         )
 
-    def _image(self, values: Values) -> DiskImage:
-        plan = load(DiskPlan, values["plan"])
-        mode = ReadMode(values["mode"])
-        return DiskImage(
-            device_uuid=plan.disk.device_uuid,
-            slot=plan.disk.slot,
-            size_bytes=plan.disk.size_bytes,
-            mode=mode,
-            reason=values["reason"],
-            vmdisk_uuid=plan.disk.vmdisk_uuid,
-            container_uuid=plan.disk.container_uuid,
-            block_bytes=values["block_bytes"],
-            fan_out=values["fan_out"],
-            node_ids=node_ids_of(values),
-            snapshot_path=plan.path,
-            base=plan.base() if mode is ReadMode.INCREMENTAL else None,
-            bytes_read=values["bytes_read"],
-            bytes_changed=values["bytes_changed"],
-            bytes_new=values["bytes_new"],
-            bytes_stored=values["bytes_stored"],
-            seconds=values["seconds"],
-            slice_place=load(SlicePlace, values["slice"]) if values.get("slice") else None,
-            touched=load(Touched, values["touched"]) if values.get("touched") else None,
-        )
-
     def _tell(self, phase: str) -> None:
         self._node.progress(Progress(self._steps.job_id, self._request.vm_name, None, phase))
+
+
+def _image(values: Values, *, frozen_at: float) -> DiskImage:
+    plan = load(DiskPlan, values["plan"])
+    mode = ReadMode(values["mode"])
+    return DiskImage(
+        device_uuid=plan.disk.device_uuid,
+        slot=plan.disk.slot,
+        size_bytes=plan.disk.size_bytes,
+        mode=mode,
+        reason=values["reason"],
+        vmdisk_uuid=plan.disk.vmdisk_uuid,
+        container_uuid=plan.disk.container_uuid,
+        block_bytes=values["block_bytes"],
+        fan_out=values["fan_out"],
+        node_ids=node_ids_of(values),
+        snapshot_path=plan.path,
+        base=plan.base() if mode is ReadMode.INCREMENTAL else None,
+        bytes_read=values["bytes_read"],
+        bytes_changed=values["bytes_changed"],
+        bytes_new=values["bytes_new"],
+        bytes_stored=values["bytes_stored"],
+        seconds=values["seconds"],
+        slice_place=load(SlicePlace, values["slice"]) if values.get("slice") else None,
+        touched=load(Touched, values["touched"]) if values.get("touched") else None,
+        full_at=frozen_at if mode is ReadMode.FULL else plan.full_at,
+    )
 
 
 def _excluded_image(disk: Disk, excluded: Mapping[str, str]) -> DiskImage:

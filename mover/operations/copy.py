@@ -67,6 +67,8 @@ class DiskPlan:
     """0: a plan that an older version made, which goes by the setting."""
     touched: Touched | None = None
     """What the size of blocks goes by, as it was before this run."""
+    full_at: float | None = None
+    """When the disk was last read in full before this run, where that is known."""
 
     @classmethod
     def of(
@@ -79,6 +81,7 @@ class DiskPlan:
         *,
         former: DiskImage | None = None,
         rolling: Slice | None = None,
+        full_at: float | None = None,
         now: float = 0.0,
     ) -> DiskPlan:
         """former: the disk in the newest point."""
@@ -97,6 +100,7 @@ class DiskPlan:
             decided_at=now,
             block_bytes=blocks.block_bytes,
             touched=forgotten(touched) if blocks.reason else touched,
+            full_at=full_at,
         )
 
     def base(self) -> BasePair | None:

@@ -57,8 +57,8 @@ def newest_base(points: Sequence[PointSummary]) -> PointSummary | None:
 
 
 def newest_full(points: Sequence[PointSummary]) -> float | None:
-    """When the newest point was frozen that read the VM in full."""
-    times = [point.created_at for point in points if point.mode is ReadMode.FULL]
+    """When the newest point was frozen that read a disk in full, as far as points can be read."""
+    times = [point.created_at for point in points if point.mode is ReadMode.FULL and not point.problem]
     return max(times) if times else None
 
 

@@ -59,8 +59,12 @@ async def plan_disks(
             within_s=data.compare_within,
         )
         path = paths[disk.vmdisk_uuid or ""]
-        decision = decide(disk, base, replace(wishes, blocks=blocks))
-        return DiskPlan.of(ordinal, disk, path, decision, blocks, former=image, rolling=rolling, now=wishes.now)
+        # A manifest of an older version does not say it: then the VM's points do, as far as they are kept.
+        full_at = wishes.last_full_at if image is None or image.full_at is None else image.full_at
+        decision = decide(disk, base, replace(wishes, blocks=blocks, last_full_at=full_at))
+        return DiskPlan.of(
+            ordinal, disk, path, decision, blocks, former=image, rolling=rolling, full_at=full_at, now=wishes.now
+        )
 
     return [plan(ordinal, disk) for ordinal, disk in enumerate(chosen)]
 

@@ -145,6 +145,8 @@ def _disk_header(disk: DiskImage) -> dict[str, Any]:
     if disk.touched is not None:
         days = [[day.since, *day.bytes_at] for day in disk.touched.days]
         header["touched"] = {"held_bytes": disk.touched.held_bytes, "days": days}
+    if disk.full_at is not None:
+        header["full_at"] = disk.full_at
     return header
 
 
@@ -178,7 +180,7 @@ def _touched(found: Mapping[str, Any] | None) -> Touched | None:
 
 
 def _disk(header: Mapping[str, Any], node_ids: bytes) -> DiskImage:
-    base, place = header["base"], header.get("slice")
+    base, place, full_at = header["base"], header.get("slice"), header.get("full_at")
     image = DiskImage(
         **{field: header[field] for field in _DISK_FIELDS},
         slot=Slot.parse(header["slot"]),
@@ -188,6 +190,7 @@ def _disk(header: Mapping[str, Any], node_ids: bytes) -> DiskImage:
         seconds=header["seconds"],
         slice_place=place and SlicePlace(int(place["offset_bytes"]), float(place["paid_until"])),
         touched=_touched(header.get("touched")),
+        full_at=None if full_at is None else float(full_at),
     )
     if node_ids and len(node_ids) != -(-image.block_count // image.fan_out) * ID_BYTES:
         raise ValueError(

@@ -144,6 +144,31 @@ async def test_reasons_for_a_full(w):
     assert modes(await w.backup(vm, full_every_s=60.0))["scsi.4"] == ("full", "last full is older than 1:00")
 
 
+async def test_a_full_of_one_disk_puts_off_no_other_disks_full(w):
+    vm = w.hypervisor.add_vm("web", [BLOCK, BLOCK])
+    await w.backup(vm)
+    w.clock.elapsed += 40
+    w.hypervisor.change_disk(vm, "scsi.1", vmdisk_uuid="11111111-0000-4000-8000-000000000000")
+    found = modes(await w.backup(vm, full_every_s=60.0))
+    assert (found["scsi.0"][0], found["scsi.1"][0]) == ("incremental", "full")
+    w.clock.elapsed += 40
+    found = modes(await w.backup(vm, full_every_s=60.0))
+    assert found["scsi.0"] == ("full", "last full is older than 1:00")
+    assert found["scsi.1"][0] == "incremental"
+
+
+async def test_a_full_that_was_forgotten_still_tells_when_the_next_is_due(w):
+    vm = w.hypervisor.add_vm("web", [BLOCK])
+    full = await w.backup(vm)
+    w.clock.elapsed += 40
+    assert modes(await w.backup(vm, full_every_s=60.0))["scsi.0"][0] == "incremental"
+    await w.node.repository.delete_point(full["point"], force=True)
+    w.clock.elapsed += 40
+    assert modes(await w.backup(vm, full_every_s=60.0))["scsi.0"] == ("full", "last full is older than 1:00")
+    w.clock.elapsed += 40
+    assert modes(await w.backup(vm, full_every_s=60.0))["scsi.0"][0] == "incremental"
+
+
 async def test_a_removed_disk_is_simply_not_there_any_more(w):
     vm = w.hypervisor.add_vm("web", TWO_DISKS)
     await w.backup(vm)

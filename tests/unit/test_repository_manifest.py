@@ -46,6 +46,7 @@ def restore_points(draw: st.DrawFn) -> RestorePoint:
                 base=base,
                 bytes_read=draw(NUMBERS),
                 touched=draw(st.none() | TOUCHED),
+                full_at=draw(st.none() | st.floats(0, 1e10)),
                 seconds={"copy": draw(st.floats(0, 1e6))},
             )
         )
