@@ -16,9 +16,10 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 
 import aiohttp
 import pytest
@@ -134,12 +135,22 @@ def start_seaweed(folder: Path, numbers: Sequence[int]) -> tuple[subprocess.Pope
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now, all different."""
+    """Loopback ports that nobody listens on now, all different.
+
+    None of those that the kernel gives to clients and to whoever binds port 0: it would give one away
+    before its server listens, or while a server that is to come back is down.
+    """
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split())
+    candidates = [port for port in range(10_000, 65_536) if not first <= port <= last] or list(range(first, last))
+    SystemRandom().shuffle(candidates)
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            held, port = stack.enter_context(socket.socket()), candidates.pop()
+            with suppress(OSError):
+                held.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 @asynccontextmanager
