@@ -161,21 +161,20 @@ def test_a_wrong_target_is_told_in_the_words_of_the_readme(tmp_path):
     with another_web_server() as web, alertmanager_in(tmp_path / "alertmanager") as exporter:
         targets = [f"127.0.0.1:{nobody}", web, f"127.0.0.1:{exporter.port}", "no-such-host.invalid:9464"]
         with prometheus_in(tmp_path / "prometheus", {WRONG: targets}) as prometheus:
-            until(lambda: _scraped(prometheus) == set(targets), what="the scrapes")
-            said = prometheus.targets()
-            for target, words in zip(targets, ("connection refused", "404 Not Found", "", "no such host"), strict=True):
-                health, error = said[target]
-                assert health == ("down" if words else "up"), (target, error)
-                assert words in error
-                assert words in readme
-            until(lambda: "MoverWrongTarget" in prometheus.firing(instance=targets[2]), what="the alert")
-            assert prometheus.firing(instance=targets[2]) == {"MoverWrongTarget"}
+            words = dict(zip(targets, ("connection refused", "404 Not Found", "", "no such host"), strict=True))
+            assert all(said in readme for said in words.values())
+            # A scrape may also time out, of a busy machine or of its resolver: the next one says it.
+            for target, said in words.items():
+                until(lambda one=target, said=said: _says(prometheus, one, said), what=f"{target} to say {said!r}")
+            until(lambda: prometheus.firing(instance=targets[2]) == {"MoverWrongTarget"}, what="the alert, alone")
             assert "MoverWrongTarget" in readme
             until(lambda: prometheus.firing(instance=web) == {"MoverNodeDown"}, what="the other alert")
 
 
-def _scraped(prometheus: Prometheus) -> set[str]:
-    return {instance for instance, (health, _) in prometheus.targets().items() if health != "unknown"}
+def _says(prometheus: Prometheus, target: str, words: str) -> bool:
+    """No words: it is up."""
+    health, error = prometheus.targets().get(target, ("unknown", ""))
+    return words in error and health == ("down" if words else "up")
 
 
 def test_what_follows_from_a_dead_node_is_kept_back_but_not_an_old_point(tmp_path):
