@@ -17,6 +17,7 @@ import threading
 import traceback
 import tty
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ class Agent:
         for name in list(self._strangers):
             self.close_as_stranger(name)
         for disk in sysfs.disks(_ROOT):
-            (Path("/sys/block") / disk.name / "device/delete").write_text("1")
+            with suppress(OSError):  # pulled, and the kernel is about to do the same
+                (Path("/sys/block") / disk.name / "device/delete").write_text("1")
         return self.left()
 
     # --- the device code --------------------------------------------------------------

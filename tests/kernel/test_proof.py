@@ -58,6 +58,7 @@ def test_a_decoy_alone_is_left_alone_and_named(vm, tmp_path):
     file = raw(tmp_path, "decoy")
     before = file.read_bytes()
     vm.plug(file, name="decoy", slot=3, **named(OTHER))
+    wait_for_disks(vm)
     refused = refusal(vm, timeout_s=2, writable=True)
     assert refused.kind == "DeviceAbsent"
     assert serial(OTHER) in refused.message
@@ -68,8 +69,8 @@ def test_a_decoy_alone_is_left_alone_and_named(vm, tmp_path):
 
 def test_what_disks_of_one_target_share_is_no_proof(vm, tmp_path):
     vm.plug(raw(tmp_path), name="ours", slot=3, wwn=0x6506B8D000000001, port_wwn=0x5000C50000000001)
+    (disk,) = wait_for_disks(vm)
     assert refusal(vm, timeout_s=2).kind == "DeviceAbsent"
-    (disk,) = vm.ask("disks").values()
     assert disk["identity"]["kernel"] == ["6506b8d000000001", "naa.6506b8d000000001"]
 
 

@@ -24,6 +24,7 @@ from tests.kernel.disks import (
     wait_for_disks,
 )
 from tests.support.qemu import ANNOUNCING, SILENT, needs_qemu
+from tests.support.watching import until
 
 pytestmark = [*needs_qemu, pytest.mark.timeout(300)]
 
@@ -167,7 +168,7 @@ def test_a_disk_pulled_while_it_is_read_is_a_fault_with_its_place(vm, tmp_path, 
     assert fault["errno"] in numbers
     assert ("went away" in fault["remedy"]) == (adapter == ANNOUNCING)
     vm.ask("release", device=found["device"])
-    assert vm.ask("left") == NOTHING
+    until(lambda: vm.ask("left") == NOTHING, what="the guest to forget the disk")
 
 
 def test_a_disk_exchanged_unannounced_is_not_taken_for_the_former_one(vm, tmp_path):
