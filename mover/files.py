@@ -1,4 +1,4 @@
-"""A file is whole under its name, or not there: for what a person keeps (settings, results of a bench)."""
+"""A file is whole under its name, or not there: settings, results of a bench, notes on a repository."""
 
 from __future__ import annotations
 

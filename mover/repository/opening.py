@@ -21,6 +21,7 @@ from mover.errors import (
     TargetExists,
     WrongKey,
 )
+from mover.files import write_whole
 from mover.repository import layout
 from mover.repository.keys import (
     CIPHER_NAMES,
@@ -160,7 +161,7 @@ def remember(folder: Path, descriptor: Descriptor) -> None:
         raise _downgraded("this machine has seen it encrypted, and now it says that it is not")
     if known != cipher:
         folder.mkdir(parents=True, exist_ok=True)
-        note.write_bytes(orjson.dumps({"cipher": cipher}))
+        write_whole(note, orjson.dumps({"cipher": cipher}))
 
 
 def unwritable(error: OSError) -> RepositoryError:

@@ -1,0 +1,86 @@
+"""The book of points beside a whole repository: it sees the same, as soon, and lets nobody in whom that one refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mover.errors import NoSuchPoint, PointPinned, RepositoryError, WrongKey
+from mover.repository import layout
+from mover.repository.keys import Descriptor, Secrets, decode_descriptor
+from mover.repository.layout import Cipher
+from mover.repository.pointbook import PointBook
+from mover.storage.memory import MemoryStore
+from tests.support.repositories import PASSPHRASE, VM, backup, blocks_of, flip, make, open_in, overwrite
+
+
+async def book_of(store: MemoryStore, folder: Path, passphrase: str | None = PASSPHRASE) -> PointBook:
+    return await PointBook.open(store, passphrase=passphrase, cache_dir=folder)
+
+
+async def test_it_sees_at_once_what_a_repository_commits_damages_and_deletes(tmp_path: Path):
+    store = await make()
+    book, repository = await book_of(store, tmp_path / "book"), await open_in(store, tmp_path / "whole")
+    assert await book.points() == []
+    for name in ("p1", "p2", "p3"):
+        await backup(repository, blocks_of(1, 2), name)
+        assert [point.id for point in await book.points()][-1] == name
+        assert await book.load(name) == await repository.load(name)
+    flip(store, layout.point_name(VM, "p2"), 100)
+    await repository.delete_point("p1")
+    assert await book.points() == await repository.points()
+    assert {(point.id, bool(point.problem)) for point in await book.points()} == {("p2", True), ("p3", False)}
+    with pytest.raises(NoSuchPoint):
+        await book.load("p1")
+    await repository.close()
+
+
+async def test_what_it_deletes_is_gone_and_a_base_is_kept(tmp_path: Path):
+    store = await make()
+    book, repository = await book_of(store, tmp_path / "book"), await open_in(store, tmp_path / "whole")
+    await backup(repository, blocks_of(1, 2), "p1", is_base=True)
+    with pytest.raises(PointPinned):
+        await book.delete_point("p1")
+    assert [point.id for point in await repository.points()] == ["p1"]
+    await book.delete_point("p1", force=True)
+    assert await repository.points() == []
+    await repository.close()
+
+
+def downgrade(store: MemoryStore) -> None:
+    repository_id = decode_descriptor(store._objects[layout.DESCRIPTOR].data).repository_id
+    forged = Descriptor(repository_id, Cipher.NONE, "2026-01-01T00:00:00Z")
+    overwrite(store, layout.DESCRIPTOR, forged.encode(Secrets.without_encryption(repository_id)))
+
+
+async def test_what_it_has_seen_encrypted_is_refused_open_by_it_and_by_a_repository(tmp_path: Path):
+    store = await make()
+    await book_of(store, tmp_path)
+    downgrade(store)
+    with pytest.raises(WrongKey, match="has seen it encrypted"):
+        await book_of(store, tmp_path, None)
+    with pytest.raises(WrongKey, match="has seen it encrypted"):
+        await open_in(store, tmp_path, passphrase=None)
+
+
+def files_below(folder: Path) -> list[str]:
+    return [file.name for file in folder.rglob("*") if file.is_file()]
+
+
+async def test_that_a_repository_was_encrypted_is_noted_whole_or_not_at_all(tmp_path: Path, monkeypatch):
+    """Half a note is none, and a downgrade would be believed."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = await make()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(RepositoryError, match="No space left"):
+            await book_of(store, tmp_path)
+    assert files_below(tmp_path) == []
+    await book_of(store, tmp_path)
+    assert files_below(tmp_path) == ["known.json"]
