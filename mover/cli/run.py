@@ -137,7 +137,7 @@ def _configure_logs(session: Session, *, is_daemon: bool) -> None:
     secrets = [
         settings.prism.password.get_secret_value(),
         settings.repository.passphrase.get_secret_value(),
-        settings.repository.store.get("secret_access_key", ""),
+        *(settings.repository.store.get(name, "") for name in ("secret_access_key", "session_token")),
     ]
     logs.configure(settings.log, secrets=secrets, stream=cast(TextIO, LiveStderr()), is_daemon=is_daemon)
     if not is_daemon:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 
 import pytest
@@ -120,6 +121,21 @@ def fails(capsys, error: Exception, *, as_json: bool = False):
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+
+
+def test_no_secret_of_the_settings_stands_in_a_library_s_line(capsys):
+    secret = {"prism.password": "pass-1111", "repository.passphrase": "phrase-2222"}
+    store = {"access_key_id": "AKID", "secret_access_key": "key-3333", "session_token": "token-4444"}
+
+    async def work(_session):
+        logging.getLogger("library").warning("sent %s", [*secret.values(), *store.values()])
+
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    assignments = [f"{name}={value}" for name, value in secret.items()]
+    running.command(work, assignments=[*assignments, f"repository.store={json.dumps(store)}"])
+    root.handlers[:] = handlers
+    assert "sent ['***', '***', 'AKID', '***', '***']" in capsys.readouterr().err
 
 
 def test_a_foreseen_error_says_what_and_what_to_do(capsys):
