@@ -37,7 +37,18 @@ Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 
 AUTO = 0
 """data.block_size: each disk has its own, found by how it changes."""
-BlockSize = Annotated[int, BeforeValidator(lambda value: AUTO if value == "auto" else _size(value)), Field(ge=0)]
+
+
+def _block_size(value: Any) -> Any:
+    if value == "auto":
+        return AUTO
+    size = _size(value)
+    if size == AUTO:
+        raise ValueError("0 is no size of blocks; auto lets each disk have its own")
+    return size
+
+
+BlockSize = Annotated[int, BeforeValidator(_block_size), Field(ge=0)]
 
 
 class Section(BaseModel):

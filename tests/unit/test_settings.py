@@ -62,6 +62,7 @@ def test_store_options_are_free(file):
         ({"MOVER_DATA__LEVEL": "fast"}, ConfigError, "data.level", "data.level"),
         ({"MOVER_DATA__BLOCK_SIZE": "3q"}, ConfigError, "data.block_size", "data.block_size"),
         ({"MOVER_DATA__BLOCK_SIZE": "3MiB"}, ConfigError, "power of two", "1MiB"),
+        ({"MOVER_DATA__BLOCK_SIZE": "0"}, ConfigError, "data.block_size", "data.block_size"),
         ({"MOVER_DATA__BLOCK_SIZE": "automatic"}, ConfigError, "data.block_size", "data.block_size"),
         ({"MOVER_SERVE__RECONCILE_EVERY": "0"}, ConfigError, "greater than or equal to 1", "serve.reconcile_every"),
         ({"MOVER_REPOSITORY__HEARTBEAT": "0s"}, ConfigError, "greater than or equal to 1", "repository.heartbeat"),
