@@ -94,7 +94,8 @@ def _write_past_cache(descriptor: int, part: memoryview) -> int:
         while written < whole and written % _SECTOR_BYTES == 0:
             written += os.write(descriptor, part[written:whole])
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        # Some file systems take the flag and refuse the write.
+        if error.errno not in _NO_SUCH_CALL:
             raise
     finally:
         _set_direct(descriptor, False)

@@ -89,6 +89,18 @@ def test_a_write_cut_short_is_continued(descriptor, monkeypatch, taken):
     assert held(descriptor) == bytes(part)
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_server_that_takes_the_flag_but_no_such_write_gets_ordinary_ones(descriptor, monkeypatch, number):
+    def refuse(fd, data):
+        raise OSError(number, "no direct writes")
+
+    monkeypatch.setattr(durable, "_set_direct", lambda fd, is_direct: True)
+    monkeypatch.setattr(os, "write", refuse)
+    part = memory_of(2 * MIB + 5)
+    assert durable.write_all(descriptor, [part], past_cache=True) == len(part)
+    assert held(descriptor) == bytes(part)
+
+
 def test_a_full_disk_is_said_and_not_tried_again(descriptor, monkeypatch):
     def full(fd, data):
         raise OSError(errno.ENOSPC, "no room")
