@@ -60,7 +60,7 @@ class Touched:
     """How a disk changes: what a choice of the size of its blocks goes by."""
 
     held_bytes: int
-    """What a full backup of it copies."""
+    """What a full backup of it copies, at most: what the last one did and all that changed since."""
     days: tuple[TouchedDay, ...]
     """The last ones, the newest last."""
 

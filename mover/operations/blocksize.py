@@ -81,16 +81,22 @@ def after_full(former: Touched | None, regions: Regions) -> Touched:
     return Touched(regions.bytes_of(RegionKind.DATA), former.days if former else ())
 
 
-def after_incremental(former: Touched | None, at: float, touched: Sequence[int], *, size_bytes: int) -> Touched:
-    """One more run, of its own day or of the one before. size_bytes: of the disk, as the most that it can hold."""
+def after_incremental(
+    former: Touched | None, at: float, touched: Sequence[int], *, size_bytes: int, data_bytes: int
+) -> Touched:
+    """One more run, of its own day or of the one before. data_bytes: that changed; size_bytes: of the disk.
+
+    All that changed may be new to the disk, which so holds at most this much: a full must not seem cheaper than it is.
+    """
     former = former or Touched(size_bytes, ())
+    held_bytes = min(size_bytes, former.held_bytes + data_bytes)
     days = list(former.days)
     if days and 0 <= at - days[-1].since < _SAME_DAY_S:
         last = days.pop()
         days.append(replace(last, bytes_at=tuple(a + b for a, b in zip(last.bytes_at, touched, strict=True))))
     else:
         days.append(TouchedDay(at, tuple(touched)))
-    return replace(former, days=tuple(days[-DAYS:]))
+    return Touched(held_bytes, tuple(days[-DAYS:]))
 
 
 def forgotten(former: Touched | None) -> Touched | None:

@@ -20,7 +20,7 @@ from mover.jobs.steps import Cancellation, Values
 from mover.metrics import AUDIT_MISMATCHES
 from mover.model.machine import CloneSource, Disk
 from mover.model.point import BasePair, DiskImage, ReadMode, SlicePlace, Touched
-from mover.model.region import Regions
+from mover.model.region import RegionKind, Regions
 from mover.operations.attach import Wish, unplug
 from mover.operations.blocksize import (
     BlockChoice,
@@ -260,7 +260,8 @@ def _touched(node: Node, plan: DiskPlan, copy: DiskCopy, result: DiskResult) -> 
     sizes = touched_by(
         copy.regions, size_bytes=copy.size_bytes, base_size_bytes=copy.base_size_bytes, dice=node.clock.random()
     )
-    return after_incremental(plan.touched, plan.decided_at, sizes, size_bytes=copy.size_bytes)
+    data_bytes = copy.regions.bytes_of(RegionKind.DATA)
+    return after_incremental(plan.touched, plan.decided_at, sizes, size_bytes=copy.size_bytes, data_bytes=data_bytes)
 
 
 async def _base_image(node: Node, plan: DiskPlan) -> DiskImage | None:

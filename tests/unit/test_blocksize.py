@@ -105,7 +105,7 @@ def test_a_hundred_thousand_regions_need_no_object_each(monkeypatch):
 def test_runs_of_one_day_are_one_and_seven_days_stay():
     known = None
     for hour in range(24 * 9):
-        known = after_incremental(known, hour * 3600.0, (1, 2, 3, 4, 5), size_bytes=GIB)
+        known = after_incremental(known, hour * 3600.0, (1, 2, 3, 4, 5), size_bytes=GIB, data_bytes=0)
     assert len(known.days) == DAYS
     assert {day.bytes_at for day in known.days[:-1]} == {(20, 40, 60, 80, 100)}
     assert known.held_bytes == GIB
@@ -114,23 +114,31 @@ def test_runs_of_one_day_are_one_and_seven_days_stay():
 def test_daily_runs_that_are_late_or_early_are_a_day_each():
     known = None
     for at in (0, 26, 47, 71.5):
-        known = after_incremental(known, at * 3600.0, (1,) * 5, size_bytes=GIB)
+        known = after_incremental(known, at * 3600.0, (1,) * 5, size_bytes=GIB, data_bytes=0)
     assert len(known.days) == 4
 
 
 def test_a_clock_that_went_back_begins_a_day():
-    known = after_incremental(None, 10 * DAY, (1,) * 5, size_bytes=GIB)
-    known = after_incremental(known, 9 * DAY, (1,) * 5, size_bytes=GIB)
+    known = after_incremental(None, 10 * DAY, (1,) * 5, size_bytes=GIB, data_bytes=0)
+    known = after_incremental(known, 9 * DAY, (1,) * 5, size_bytes=GIB, data_bytes=0)
     assert [day.since for day in known.days] == [10 * DAY, 9 * DAY]
 
 
 def test_a_full_tells_what_the_disk_holds_and_forgets_no_day():
-    known = after_incremental(None, 0.0, (1,) * 5, size_bytes=GIB)
+    known = after_incremental(None, 0.0, (1,) * 5, size_bytes=GIB, data_bytes=0)
     regions = Regions.of([Region(0, 3 * MIB), Region(4 * MIB, MIB, RegionKind.ZERO)], size_bytes=GIB)
     assert after_full(known, regions) == Touched(3 * MIB, known.days)
     assert after_full(None, regions) == Touched(3 * MIB, ())
     assert forgotten(known) == Touched(GIB, ())
     assert forgotten(None) is None
+
+
+def test_what_changed_may_all_be_new_to_the_disk_up_to_its_size():
+    known = after_full(None, Regions.of([Region(0, MIB)], size_bytes=GIB))
+    known = after_incremental(known, 0.0, (1,) * 5, size_bytes=GIB, data_bytes=3 * MIB)
+    assert known.held_bytes == 4 * MIB
+    assert after_incremental(known, DAY, (1,) * 5, size_bytes=GIB, data_bytes=GIB).held_bytes == GIB
+    assert after_incremental(None, DAY, (1,) * 5, size_bytes=GIB, data_bytes=MIB).held_bytes == GIB
 
 
 # --- which size is taken ---
@@ -209,7 +217,7 @@ def test_no_disk_changes_its_size_twice_within_seven_days(costs, held):
             current, known = chosen.block_bytes, forgotten(known)
             switched.append(number)
         else:
-            known = after_incremental(known, number * DAY, cost, size_bytes=GIB)
+            known = after_incremental(known, number * DAY, cost, size_bytes=GIB, data_bytes=0)
     assert all(later - earlier > DAYS for earlier, later in pairwise(switched))
 
 

@@ -104,8 +104,20 @@ async def test_what_is_touched_is_what_was_read(life):
     node = 1024 * 32
     assert day.bytes_at == (MIB + node, 2 * MIB + node, 4 * MIB + node, 5 * MIB + node, 7 * MIB + node)
     assert (day.since, image.bytes_read) == (life.w.clock.now(), 4 * MIB)
-    assert image.touched.held_bytes == full.touched.held_bytes
+    assert image.touched.held_bytes == full.touched.held_bytes + 4 * 8 * KIB
     assert 0 < full.touched.held_bytes <= full.bytes_changed
+
+
+async def test_a_disk_that_was_filled_since_its_full_is_not_taken_for_an_empty_one(life):
+    life.w.hypervisor.write(life.vm, "scsi.0", 0, bytes(DISK))
+    images = [await life.backup(), await life.backup(run=6 * MIB)]
+    for number in range(9):
+        life.w.clock.elapsed += 4 * DAY
+        images.append(await life.backup(pages=(number % 7,)))
+    # Were it empty still, one page in five days would have paid for its full.
+    assert images[0].touched.held_bytes < MIB
+    assert 6 * MIB <= images[-1].touched.held_bytes <= DISK
+    assert {image.block_bytes for image in images} == {MIB}
 
 
 async def test_each_disk_has_its_own(tmp_path):
