@@ -15,6 +15,7 @@ import asyncio
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -196,6 +197,8 @@ async def points_held(w: World) -> dict[str, dict[str, str]]:
 
 
 def main() -> None:
+    # What mover imports only when it first logs: each child would pay for it anew.
+    importlib.import_module("structlog")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
