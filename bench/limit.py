@@ -52,8 +52,9 @@ def _fio(way: str, options: list[str], size_bytes: int) -> Part:
     command = ["fio", "--name=alone", f"--rw={way}", "--bs=1M", "--direct=1", "--ioengine=libaio", "--iodepth=4"]
     command += [*options, "--file_service_type=sequential", "--output-format=json"]
     command += [f"--size={size_bytes}"] if size_bytes else []
-    answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    job = answer["jobs"][0]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # Its remarks come before the JSON.
+    job = json.loads(said[said.index("{") :])["jobs"][0]
     wall_s = job["job_runtime"] / 1000
     return Part(wall_s, wall_s * (job["usr_cpu"] + job["sys_cpu"]) / 100)
 
