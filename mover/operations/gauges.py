@@ -216,7 +216,7 @@ class Standing:
             vm = self._known(fact.vm_uuid, fact.vm_name)
             if fact.what is What.FAILED:
                 vm.failed_at = max(vm.failed_at, fact.at)
-            elif fact.what is What.GONE:
+            elif fact.what is What.GONE and fact.at > vm.committed_at:  # else a later point says that it was there
                 vm.is_present = False
             elif fact.what is What.VERIFIED and points:
                 vm.verified_at = fact.at
@@ -274,6 +274,8 @@ class Standing:
 
 def _take(vm: _Vm, point: RestorePoint) -> None:
     """This is the newest point of its VM."""
+    if vm.cluster_uuid not in ("", point.cluster_uuid):
+        vm.is_present = None
     vm.name, vm.newest, vm.cluster_uuid = point.vm_name, point.id, point.cluster_uuid
     vm.frozen_at, vm.committed_at = point.created_at, point.committed_at
     is_application = point.consistency is Consistency.APPLICATION

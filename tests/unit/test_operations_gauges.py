@@ -347,3 +347,21 @@ async def test_vms_of_other_clusters_are_not_looked_for(standing):
     await standing.recall(Shelf(point("p1"), point("p2", "far", cluster_uuid="elsewhere")))
     await standing.failed("uuid-of-new", "new")
     assert standing.of_cluster("c") == {"uuid-of-web", "uuid-of-new"}
+
+
+async def test_of_a_vm_that_moved_to_another_cluster_ours_says_nothing(standing, clock, history):
+    """There it is backed up: that it is gone here would be told for as long as that goes on."""
+    await standing.recall(Shelf(point("p1")))
+    await standing.looked_for({"uuid-of-web": False})
+    assert told()["present"] == 0
+    moved = Shelf(point("p1"), point("p2", at=clock.now() + 60, cluster_uuid="elsewhere"))
+    clock.elapsed += 600
+    await standing.recall(moved)
+    assert standing.of_cluster("c") == set()
+    assert "present" not in told()
+    standing.close()
+    after = Standing(clock, history)
+    await after.recall(moved)
+    assert told()["last_success"] == moved.all[1][0].created_at
+    assert "present" not in told()
+    after.close()
