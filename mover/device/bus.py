@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,13 +22,17 @@ def forget(root: Path, disk: BlockDevice) -> None:
             (root / "sys/block" / disk.name / "device/delete").write_text("1")
 
 
-def rescan(root: Path) -> None:
-    """Ask SCSI disks and hosts to look again."""
+def rescan(root: Path, held: Collection[tuple[str, int | None]]) -> None:
+    """Ask SCSI disks and hosts to look again. held: ``BlockDevice.birth`` of those that this process reads or writes.
+
+    Before Linux 5.12 a disk that is looked at again can be written to again, whoever set it read-only.
+    """
     if root != _REAL:
         return
     # First the disks that are known: one may have been exchanged, and sysfs describes the former.
-    known = [(path, "1") for path in root.glob("sys/block/*/device/rescan")]
+    free = [disk.name for disk in sysfs.disks(root) if disk.birth not in held]
+    known = [(root / "sys/block" / name / "device/rescan", "1") for name in free]
     hosts = [(path, "- - -") for path in root.glob("sys/class/scsi_host/host*/scan")]
     for path, words in known + hosts:
-        with suppress(OSError):  # read-only in a container: waiting is all that is left
+        with suppress(OSError):  # not SCSI, or read-only in a container: waiting is all that is left
             path.write_text(words)

@@ -140,7 +140,7 @@ class Locator:
                 raise found
             if not rescanned and now - start >= _RESCAN_AFTER_S:
                 rescanned = True
-                await self._off_loop(lambda: bus.rescan(self._root))
+                await self._off_loop(lambda: bus.rescan(self._root, frozenset(self._open)))
             await self._clock.sleep(min(pause, deadline - now))
             pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 

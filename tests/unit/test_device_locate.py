@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mover.clock import FakeClock
-from mover.device import inquiry
+from mover.device import bus, inquiry
 from mover.device.direct import measure, open_direct
 from mover.device.locate import Locator, locate, release
 from mover.errors import DeviceAbsent, DeviceBusy, DeviceRefused, MoverError
@@ -62,6 +62,23 @@ async def test_a_disk_that_never_comes_is_absent_after_the_timeout_with_what_was
     assert 30 <= bench.clock.elapsed < 31
     assert "sdc" in error.message
     assert "NFS_4_0_289_b29f577f" in error.message
+
+
+async def test_disks_and_hosts_are_asked_to_look_again_but_not_what_is_being_read(bench: Bench, monkeypatch):
+    monkeypatch.setattr(bus, "_REAL", bench.kernel.root)
+    asked = {}
+    for name, uuid in (("sdb", OURS), ("sdc", OTHER)):
+        bench.plug(name, uuid)
+        asked[name] = bench.kernel.root / "sys/block" / name / "device/rescan"
+        asked[name].write_text("")
+    asked["host"] = bench.kernel.root / "sys/class/scsi_host/host0/scan"
+    asked["host"].parent.mkdir(parents=True)
+    asked["host"].write_text("")
+    locator = Locator(bench.settings, bench.clock)
+    with await locator.locate(attachment(), writable=False), pytest.raises(DeviceAbsent):
+        await locator.locate(attachment("11111111-0000-4000-8000-000000000000"), writable=False)
+    locator.close()
+    assert {name: file.read_text() for name, file in asked.items()} == {"sdb": "", "sdc": "1", "host": "- - -"}
 
 
 async def test_a_disk_half_described_is_not_there_yet(bench: Bench):
