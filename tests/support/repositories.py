@@ -181,3 +181,27 @@ def copy_of(store: MemoryStore) -> MemoryStore:
     fresh = MemoryStore()
     fresh._objects = dict(store._objects)
     return fresh
+
+
+async def on_thread(work: Any) -> Any:
+    with ThreadPoolExecutor(1) as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+class Gate(MemoryStore):
+    """Holds pack uploads back, or refuses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = asyncio.Event()
+        self.opened.set()
+        self.refuse: Exception | None = None
+        self.waiting = asyncio.Event()
+
+    async def create(self, name: str, parts: Any) -> None:
+        if name.startswith("packs/"):
+            self.waiting.set()
+            await self.opened.wait()
+            if self.refuse is not None:
+                raise self.refuse
+        await super().create(name, parts)

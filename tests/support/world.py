@@ -18,10 +18,11 @@ from mover.operations.backup import backup_vm
 from mover.operations.board import Board
 from mover.operations.clean import reconcile
 from mover.operations.names import install_id
-from mover.operations.node import Lanes, Node
+from mover.operations.node import Lanes, Node, ReadingNode
 from mover.operations.progress import Progress
 from mover.operations.request import BackupRequest, RestoreRequest
 from mover.operations.restore import restore_vm
+from mover.operations.tofile import restore_to_file
 from mover.pipeline.flow import Budget
 from mover.pipeline.workers import Workers
 from mover.repository.repository import Repository
@@ -89,6 +90,13 @@ class World:
         proxy = state.vms[self.node.proxy_uuid]
         marked = [vm for vm in state.vms.values() if "description" in vm.spec]
         return {"snapshots": len(state.snapshots), "attached": len(proxy.disks) - 1, "vms": len(marked)}
+
+    async def disk_bytes(self, report: dict[str, Any], slot: str = "scsi.0") -> bytes:
+        """What the repository holds of a disk, through a real restore to a file."""
+        node = ReadingNode(self.node.settings, self.clock, self.node.repository, self.node.workers)
+        path = self.node.settings.state_dir / f"{report['point']}-{slot}"
+        await restore_to_file(node, report["point"], slot, path)
+        return path.read_bytes()
 
     def assert_only_base(self, bases: int = 1) -> None:
         assert self.ours() == {"snapshots": bases, "attached": 0, "vms": 0}

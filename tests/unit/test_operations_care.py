@@ -11,7 +11,6 @@ from mover.model.point import ReadMode
 from mover.model.region import Regions
 from mover.operations.node import ReadingNode
 from mover.operations.repair import repair_repository
-from mover.operations.tofile import restore_to_file
 from mover.operations.verify import verify_point
 from mover.repository import layout
 from tests.support.repositories import flip, names
@@ -27,12 +26,6 @@ def reading(w):
 
 async def image_of(w, report, disk=0):
     return (await w.node.repository.load(report["point"])).disks[disk]
-
-
-async def disk_bytes(w, report, slot="scsi.0"):
-    path = w.node.settings.state_dir / f"{report['point']}-{slot}"
-    await restore_to_file(reading(w), report["point"], slot, path)
-    return path.read_bytes()
 
 
 def hide_changes(w):
@@ -78,7 +71,7 @@ async def test_a_change_that_the_cluster_hid_is_found_within_the_time(tmp_path, 
             if image.mode is ReadMode.FULL:
                 break
         assert "the changed regions were wrong" in image.reason
-        assert await disk_bytes(w, report) == w.hypervisor.bytes_of(vm, "scsi.0")
+        assert await w.disk_bytes(report) == w.hypervisor.bytes_of(vm, "scsi.0")
         assert image.slice_place.paid_until == w.clock.now(), "all was read: nothing is owed"
         w.assert_only_base()
 
@@ -130,7 +123,7 @@ async def test_a_damaged_pack_is_named_marked_and_healed_by_the_next_backup(tmp_
             assert (row["mode"], row["reason"])[: len(wanted)] == wanted
         for made in (first, second):
             assert (await verify_point(reading(w), made["point"]))["verified"]
-            assert [await disk_bytes(w, made, slot) for slot in ("scsi.0", "scsi.1")] == held
+            assert [await w.disk_bytes(made, slot) for slot in ("scsi.0", "scsi.1")] == held
         assert (await repair_repository(reading(w), None, read_data=False))["leaning"] == []
         assert pack in names(w.store.inner)
         w.clock.elapsed += 60
