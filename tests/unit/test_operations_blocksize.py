@@ -8,9 +8,7 @@ import pytest
 
 from mover.model.point import ReadMode
 from mover.model.region import Regions
-from mover.operations.node import ReadingNode
 from mover.operations.report import classes_of_full
-from mover.operations.tofile import restore_to_file
 from mover.settings import load
 from mover.units import KIB, MIB
 from tests.support.world import world
@@ -46,10 +44,7 @@ class Life:
 
     async def assert_restores(self, *slots):
         for slot in slots or ("scsi.0",):
-            path = self.w.node.settings.state_dir / f"{self.last['point']}-{slot}"
-            node = ReadingNode(self.w.node.settings, self.w.clock, self.w.node.repository, self.w.node.workers)
-            await restore_to_file(node, self.last["point"], slot, path)
-            assert path.read_bytes() == self.w.hypervisor.bytes_of(self.vm, slot)
+            assert await self.w.disk_bytes(self.last, slot) == self.w.hypervisor.bytes_of(self.vm, slot)
 
 
 def set_size(w, size):
