@@ -8,11 +8,13 @@ from tests.support.commandline import ONE, TWIN, TWO, VmSpec
 from tests.support.commandline import desk as new_desk
 
 HYPERVISOR = 3
+LEAVING = VmSpec(name="leaving")
+"""Deleted by one test, and used by no other."""
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, certificates):
-    with new_desk(tmp_path_factory.mktemp("desk"), certificates, vms=(ONE, TWO, TWIN)) as made:
+    with new_desk(tmp_path_factory.mktemp("desk"), certificates, vms=(ONE, TWO, TWIN, LEAVING)) as made:
         yield made
 
 
@@ -91,10 +93,10 @@ def test_ourselves_are_not_backed_up(desk):
 
 
 def test_a_vm_deleted_meanwhile_fails_alone(desk):
-    gone = {"action": "delete_vm", "vm": "twin"}
+    gone = {"action": "delete_vm", "vm": "leaving"}
     with desk.fault("administrator", operation="v3.vm_snapshots.create", args=gone):
-        outcome = desk.run("backup", "twin")
-    outcome.refuses(HYPERVISOR, "hypervisor.not-found", "twin")
+        outcome = desk.run("backup", "leaving")
+    outcome.refuses(HYPERVISOR, "hypervisor.not-found", "leaving")
     desk.nothing_is_left()
     desk.backed_up("one")
 
