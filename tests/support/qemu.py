@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support import initramfs
+from tests.support.servers import dies_with_us
 from tests.support.source import ROOT
 
 KERNEL = ROOT / ".venv/kernel"
@@ -150,7 +151,7 @@ def machine(folder: Path, *, program: str) -> Iterator[Machine]:
         for name, end in zip(("monitor", "agent"), ends, strict=True):
             command += ["-chardev", f"socket,id={name},fd={end}"]
         command += ["-serial", f"file:{log}", "-serial", "chardev:agent"]
-        running = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=ends)
+        running = subprocess.Popen([*dies_with_us(), *command], stdin=subprocess.DEVNULL, pass_fds=ends)
         monitor.other.close()
         agent.other.close()
         try:
