@@ -80,14 +80,20 @@ def full_limit(device: Path, size: int, level: int, round_: int) -> Iterator[Run
 
 
 def restore_limit(repository: Path, device: Path, size: int, level: int, folder: Path, round_: int) -> Iterator[Run]:
-    """What it allows a restore of that disk: the packs' read, the opening, the writing, each alone."""
+    """What it allows a restore of that disk: opening blocks; reading packs and writing the disk at once, which share
+    a disk here. What each of the two takes by itself is shown beside.
+    """
     evict(repository)
     packs = sorted(path for path in (repository / "packs").rglob("*") if path.is_file())
     computed, written_bytes = _computed(device, level, "restore")
     with empty_target(folder, size) as target:
         written = limit.write_alone(target, size_bytes=written_bytes)
-    parts = {"fio read of packs": limit.read_alone(packs), "open blocks": computed, "fio write": written}
-    yield from _limit("restore", parts, round_)
+    read = limit.read_alone(packs)
+    with empty_target(folder, size) as target:
+        both = limit.read_and_write(packs, target, size_bytes=written_bytes)
+    yield Run("limit", "fio read of packs", round_, read.wall_s, read.cpu_s, 0)
+    yield Run("limit", "fio write", round_, written.wall_s, written.cpu_s, 0)
+    yield from _limit("restore", {"open blocks": computed, "fio read and write": both}, round_)
 
 
 def _computed(device: Path, level: int, operation: str) -> tuple[limit.Part, int]:

@@ -1,6 +1,7 @@
 """What this machine and disk allow at most: each part of a full and of a restore by itself.
 
-Reading and writing are fio's, 1 MiB, direct, depth 4. Computing is done on as many threads as cores,
+Reading and writing are fio's, 1 MiB, direct, depth 4; of a restore also both at once, since they share a
+disk here. Computing is done on as many threads as cores,
 from memory to memory, with what a backup or restore must do to each block of the disk that is not zero:
 keyed BLAKE3, zstd, AES-256-GCM. The largest part is the limit: the others may hide behind it.
 """
@@ -40,21 +41,37 @@ class Part:
 
 def read_alone(files: Sequence[Path], *, size_bytes: int = 0) -> Part:
     """The files one after the other, or so many bytes of one device."""
-    return _fio("read", [f"--filename={':'.join(map(str, files))}", "--readonly"], size_bytes)
+    return _fio([*_reading(files), "--readonly"], size_bytes=size_bytes)
 
 
 def write_alone(device: Path, *, size_bytes: int) -> Part:
     """So many bytes from the device's beginning; without the sync at the end, which fio does not count."""
-    return _fio("write", [f"--filename={device}"], size_bytes)
+    return _fio(_writing(device, size_bytes))
 
 
-def _fio(way: str, options: list[str], size_bytes: int) -> Part:
-    command = ["fio", "--name=alone", f"--rw={way}", "--bs=1M", "--direct=1", "--ioengine=libaio", "--iodepth=4"]
-    command += [*options, "--file_service_type=sequential", "--output-format=json"]
-    command += [f"--size={size_bytes}"] if size_bytes else []
+def read_and_write(files: Sequence[Path], device: Path, *, size_bytes: int) -> Part:
+    """Both at once, until the later one is through."""
+    return _fio([*_reading(files), *_writing(device, size_bytes)])
+
+
+def _reading(files: Sequence[Path]) -> list[str]:
+    return ["--name=read", "--rw=read", f"--filename={':'.join(map(str, files))}"]
+
+
+def _writing(device: Path, size_bytes: int) -> list[str]:
+    return ["--name=write", "--rw=write", f"--filename={device}", f"--size={size_bytes}"]
+
+
+def _fio(jobs: list[str], *, size_bytes: int = 0) -> Part:
+    command = ["fio", "--bs=1M", "--direct=1", "--ioengine=libaio", "--iodepth=4", "--file_service_type=sequential"]
+    command += ["--output-format=json", *jobs, *([f"--size={size_bytes}"] if size_bytes else [])]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # Its remarks come before the JSON.
-    job = json.loads(said[said.index("{") :])["jobs"][0]
+    parts = [_part(job) for job in json.loads(said[said.index("{") :])["jobs"]]
+    return Part(max(part.wall_s for part in parts), sum(part.cpu_s for part in parts))
+
+
+def _part(job: dict[str, Any]) -> Part:
     wall_s = job["job_runtime"] / 1000
     return Part(wall_s, wall_s * (job["usr_cpu"] + job["sys_cpu"]) / 100)
 

@@ -410,8 +410,9 @@ def end_to_end_runs() -> list[Run]:
     for round_, slower in ((1, 1.0), (2, 2.0)):
         for who, what, wall, cpu in (
             ("limit", "fio read of packs", 0.5, 0.1),
+            ("limit", "fio write", 1.2, 0.2),
             ("limit", "open blocks", 1.5, 3.0),
-            ("limit", "fio write", 2.0, 0.4),
+            ("limit", "fio read and write", 2.0, 0.5),
             ("limit", "restore", 2.0, 3.5),
             ("mover", "restore", 2.5, 5.0),
         ):
@@ -429,7 +430,8 @@ def test_a_restore_is_held_against_its_limit_within_each_round():
 
 def test_where_a_restore_goes_is_told_by_part_and_stage():
     lines = report.where_it_goes(end_to_end_runs())
-    assert "| fio write, alone | 3.00 | 0.40 |" in lines
+    assert "| fio write, alone | 1.80 | 0.20 |" in lines
+    assert "| fio read and write, alone | 3.00 | 0.50 |" in lines
     assert "| ours beyond the parts: Python, self-checks, index, manifest | | 1.50 |" in lines
     assert "| threads' seconds in opened | 3.25 | |" in lines
     assert not [line for line in lines if "skipped" in line or "a full goes" in line]
