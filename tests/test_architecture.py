@@ -55,7 +55,10 @@ DATA_PLANE = {"mover.device", "mover.pipeline", "mover.repository", "mover.stora
 
 LATE_AT_WILL = {"mover.cli.main", "mover.cli.groups", "mover.__main__"}
 """The command line: each command's body imports its work."""
-LATE = {("mover.logs", "structlog"), ("mover.storage.stack", "mover.storage.bucket")}
+LATE = {
+    *(("mover.logs", "structlog"), ("mover.storage.stack", "mover.storage.bucket")),
+    *(("mover.cli.console", "mover.cli.terminal"), ("mover.cli.points", "mover.cli.point_views")),
+}
 """(module, what it imports inside a function), so that short commands do without; the reason stands beside it."""
 
 FUNCTION_LINES_MAX = 70

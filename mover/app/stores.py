@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mover.clock import Clock
 from mover.config import Settings
 from mover.errors import ConfigError
+from mover.repository.opening import nothing
 from mover.repository.pointbook import PointBook
 from mover.storage.protocol import Store
 from mover.storage.stack import open_store
@@ -34,13 +35,16 @@ async def store(
 
 
 @asynccontextmanager
-async def point_book(settings: Settings, clock: Clock) -> AsyncIterator[PointBook]:
-    """The repository's points, opened with the passphrase of the settings."""
+async def point_book(
+    settings: Settings, clock: Clock, *, meanwhile: Callable[[], object] = nothing
+) -> AsyncIterator[PointBook]:
+    """The repository's points, opened with the passphrase of the settings. meanwhile: see ``PointBook.open``."""
     async with store(settings, clock) as opened:
         yield await PointBook.open(
             opened,
             passphrase=settings.repository.passphrase.get_secret_value() or None,
             cache_dir=cache_dir(settings),
+            meanwhile=meanwhile,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -72,14 +73,25 @@ class Opened(NamedTuple):
     folder: Path
 
 
-async def enter(store: Store, *, passphrase: str | None, cache_dir: Path, helper: ThreadPoolExecutor) -> Opened:
-    """The way in. helper: the thread for what is slow by intent.
+def nothing() -> None:
+    """For who has nothing to do meanwhile."""
+
+
+async def enter(
+    store: Store,
+    *,
+    passphrase: str | None,
+    cache_dir: Path,
+    helper: ThreadPoolExecutor,
+    meanwhile: Callable[[], object] = nothing,
+) -> Opened:
+    """The way in. helper: the thread for what is slow by intent; meanwhile: what else to do while it is at work.
 
     Raises RepositoryMissing, WrongKey, FormatUnsupported, Damaged, StorageError.
     """
     descriptor = await read_descriptor(store)
     folder = cache_dir / descriptor.repository_id.hex()
-    secrets = await open_secrets(store, descriptor, passphrase, helper)
+    secrets = await open_secrets(store, descriptor, passphrase, helper, meanwhile)
     try:
         await asyncio.get_running_loop().run_in_executor(helper, remember, folder, descriptor)
     except OSError as error:
@@ -100,7 +112,11 @@ async def read_descriptor(store: Store) -> Descriptor:
 
 
 async def open_secrets(
-    store: Store, descriptor: Descriptor, passphrase: str | None, helper: ThreadPoolExecutor
+    store: Store,
+    descriptor: Descriptor,
+    passphrase: str | None,
+    helper: ThreadPoolExecutor,
+    meanwhile: Callable[[], object] = nothing,
 ) -> Secrets:
     """The secrets behind the passphrase; the descriptor is authenticated with them. Raises WrongKey, Damaged."""
     if descriptor.cipher is Cipher.NONE:
@@ -113,20 +129,28 @@ async def open_secrets(
             remedy="Set repository.passphrase_file, MOVER_REPOSITORY__PASSPHRASE, or answer the prompt.",
         )
     else:
-        secrets = await _unlock(store, descriptor, passphrase, helper)
+        secrets = await _unlock(store, descriptor, passphrase, helper, meanwhile)
     descriptor.check_tag(secrets)
     return secrets
 
 
-async def _unlock(store: Store, descriptor: Descriptor, passphrase: str, helper: ThreadPoolExecutor) -> Secrets:
+async def _unlock(
+    store: Store,
+    descriptor: Descriptor,
+    passphrase: str,
+    helper: ThreadPoolExecutor,
+    meanwhile: Callable[[], object],
+) -> Secrets:
     """All data keys that the passphrase opens; the newest key file's is used for new objects."""
     opened, problems = [], []
     names = [info.name async for info in store.list(layout.KEYS) if info.name.endswith(".json")]
     for name in names:
         stored = await store.get(name)
+        work = partial(unwrap, name, stored, passphrase, descriptor.repository_id)
+        unwrapping = asyncio.get_running_loop().run_in_executor(helper, work)
+        meanwhile()
         try:
-            work = partial(unwrap, name, stored, passphrase, descriptor.repository_id)
-            found = await asyncio.get_running_loop().run_in_executor(helper, work)
+            found = await unwrapping
         except (Damaged, WrongKey) as error:
             problems.append(error)
         else:

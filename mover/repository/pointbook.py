@@ -6,6 +6,7 @@ nor a local index.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mover.model.point import PointSummary, RestorePoint
 from mover.repository import layout, points
 from mover.repository.keys import Secrets
 from mover.repository.manifest import open_manifest
-from mover.repository.opening import enter
+from mover.repository.opening import enter, nothing
 from mover.storage.protocol import Store
 
 
@@ -25,11 +26,15 @@ class PointBook:
         self._store, self._secrets = store, secrets
 
     @classmethod
-    async def open(cls, store: Store, *, passphrase: str | None, cache_dir: Path) -> PointBook:
-        """Raises RepositoryMissing, WrongKey, FormatUnsupported, Damaged, StorageError."""
+    async def open(
+        cls, store: Store, *, passphrase: str | None, cache_dir: Path, meanwhile: Callable[[], object] = nothing
+    ) -> PointBook:
+        """meanwhile: done once the key is being derived, which takes a third of a second of another thread.
+
+        Raises RepositoryMissing, WrongKey, FormatUnsupported, Damaged, StorageError."""
         helper = ThreadPoolExecutor(1, "mover-keys")
         try:
-            opened = await enter(store, passphrase=passphrase, cache_dir=cache_dir, helper=helper)
+            opened = await enter(store, passphrase=passphrase, cache_dir=cache_dir, helper=helper, meanwhile=meanwhile)
         finally:
             helper.shutdown(wait=False)
         return cls(store, opened.secrets)

@@ -10,9 +10,10 @@ import pytest
 import typer
 
 from mover.cli import run as running
-from mover.cli.console import Console, first_error, told
+from mover.cli.console import Console, first_error
 from mover.cli.main import ORDER
 from mover.cli.restore import Wish, _check, _pairs
+from mover.cli.terminal import told
 from mover.errors import Damaged, JobFailed, JobInterrupted, StoreFull, UsageError, WrongKey
 from tests.support.commandline import invoke
 

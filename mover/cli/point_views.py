@@ -1,0 +1,38 @@
+"""Answers of ``points``: values for programs, tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from mover.cli.console import Console
+from mover.cli.tables import backup_notes, disks_table, points_table
+from mover.model.point import PointSummary, RestorePoint
+from mover.operations.report import point_report, point_row
+
+
+def listed(console: Console, found: Sequence[PointSummary], vm: str | None) -> None:
+    """All of them, or those of one VM (name or UUID)."""
+    wanted = [point for point in found if vm in (None, point.vm_name, point.vm_uuid)]
+    # Each point says that it was meant as a base; the next incremental stands on the newest one only.
+    bases = {point.vm_uuid: point.id for point in found if point.is_base and not point.problem}
+    rows = [
+        {**point_row(point), "is_base": bases.get(point.vm_uuid) == point.id, "problem": point.problem}
+        for point in wanted
+    ]
+    table = points_table(rows) if rows else Text("No restore points yet." if vm is None else f"None of {vm}.")
+    problems = [Text(f"{row['point'][:8]}: {row['problem']}", "red") for row in rows if row["problem"]]
+    console.answer({"points": rows}, table, *problems)
+
+
+def shown(console: Console, point: RestorePoint) -> None:
+    """One, with its disks."""
+    report = point_report(point)
+    console.answer(report, disks_table([report]), backup_notes([report]))
+
+
+def deleted(console: Console, point: PointSummary) -> None:
+    """That it is forgotten."""
+    words = Text(f"Point {point.id} of {point.vm_name} is forgotten; a later collection frees its space.")
+    console.answer({"deleted": point.id}, words)
