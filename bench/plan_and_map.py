@@ -41,7 +41,7 @@ class NoData:
     name, sector_bytes = "no data", 4096
 
     def __init__(self, size_bytes: int, session: Session) -> None:
-        self.size_bytes, self.new_map = size_bytes, session.new_map
+        self.size_bytes, self.new_map, self.interrupt = size_bytes, session.new_map, session.interrupt
         self._dice = Random(2)
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
