@@ -18,10 +18,13 @@ from mover.clock import stopwatch
 from mover.device.buffers import Run
 from mover.device.protocol import ReadableDevice
 from mover.model.point import ID_BYTES, ZERO_ID
-from mover.pipeline.flow import Channel, Closed, Meter
+from mover.pipeline.channel import Channel, Closed
+from mover.pipeline.diskbuffers import DiskBuffers
+from mover.pipeline.flow import Meter
+from mover.pipeline.lane import Lane
 from mover.pipeline.plan import Piece, Purpose, ReadPlan, cut
 from mover.pipeline.ports import BlockWriter, MapBuilder, MapReader
-from mover.pipeline.workers import DiskBuffers, Lane, Scratch, Workers
+from mover.pipeline.workers import Scratch, Workers
 from mover.units import align_up
 
 _WINDOW_BLOCKS = 4096

@@ -20,8 +20,9 @@ from mover.errors import Damaged, DeviceFault, StorageError, StoreDenied, StoreF
 from mover.model.point import ID_BYTES, DiskImage
 from mover.pipeline.flow import Meter
 from mover.pipeline.gather import Record, Segment, Window, arrange, wanted_ids
+from mover.pipeline.lane import Lane
 from mover.pipeline.ports import BlockReader, MapReader
-from mover.pipeline.workers import Lane, Scratch, Workers
+from mover.pipeline.workers import Scratch, Workers
 from mover.units import MIB
 
 _WINDOW_BLOCKS = 16 * 1024

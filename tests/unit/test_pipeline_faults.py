@@ -45,7 +45,7 @@ def eio(offset: int) -> DeviceFault:
 
 def assert_nothing_leaked(pool) -> None:
     assert pool.budget.used_bytes == 0
-    assert pool._pools == {}
+    assert pool._pools._pools == {}
     for thread in threading.enumerate():
         if thread.name.startswith("read-"):
             thread.join(5)  # it has left its lane, and is on its last line

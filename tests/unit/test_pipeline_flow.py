@@ -1,26 +1,17 @@
-"""Budget, Channel, Meter, and the lane that joins threads to the loop."""
+"""Budget and Meter: who gets bytes first, and what many threads count."""
 
 from __future__ import annotations
 
 import asyncio
-import mmap
 import threading
 from random import Random
 
 import pytest
 
-from mover.config import DataSettings
 from mover.errors import ConfigError
-from mover.metrics import REGISTRY
-from mover.pipeline.flow import Budget, Channel, Closed, Meter, grown
-from mover.pipeline.workers import Lane, Scratch, Workers
-
-
-def spawn(*works) -> list[threading.Thread]:
-    threads = [threading.Thread(target=work, daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    return threads
+from mover.pipeline.channel import Channel, Closed
+from mover.pipeline.flow import Budget, Meter, grown
+from tests.support.threads import spawn
 
 
 def wait_until_queued(budget: Budget, *, buffers: int = 0, packs: int = 0) -> None:
@@ -114,27 +105,6 @@ def test_what_is_only_pleasant_leaves_room():
     assert budget.try_acquire(30)
 
 
-async def test_buffers_go_together_only_while_they_abound():
-    page = mmap.PAGESIZE
-    budget = Budget(32 * page, kept_for_packs_bytes=16 * page)
-    lane, workers = Lane(), Workers(DataSettings(readers=4, compute_threads=2), budget)
-    with workers.disk_buffers(lane, page, 4) as buffers:
-        runs = [buffers.lease(4 * page) for _ in range(6)]
-        assert [len(run) for run in runs] == [4, 4, 1, 1, 1, 1]
-        assert budget.buffers_bytes == 12 * page
-        for run in runs[:2]:
-            buffers.give_back(run)
-        short = buffers.lease(2 * page)
-        assert len(short) == 2, "no more than is asked for"
-        lane.fail(RuntimeError("stopped"))
-        assert buffers.lease(page) is None
-        for run in (*runs[2:], short):
-            buffers.give_back(run)
-        assert budget.buffers_bytes == 0
-    await lane.drain()
-    workers.stop()
-
-
 async def test_the_asynchronous_face():
     budget = Budget(80, kept_for_packs_bytes=40)
     await budget.acquire_async(40)
@@ -210,53 +180,6 @@ def test_no_deadlock_between_packs_and_buffers():
     assert set(budget.waited_s()) == {"buffers", "packs"}
 
 
-def test_a_channel_is_bounded_and_closes_from_either_end():
-    channel: Channel[int] = Channel(2)
-    channel.put(1)
-    channel.put(2)
-    ended = []
-
-    def put() -> None:
-        try:
-            channel.put(3)
-        except Closed:
-            ended.append("closed")
-
-    (putter,) = spawn(put)
-    while channel.statistics().waiting != 2:
-        threading.Event().wait(0.001)
-    assert channel.get() == 1
-    putter.join(10)
-    channel.close()
-    with pytest.raises(Closed):
-        channel.put(4)
-    assert [channel.get(), channel.get()] == [2, 3]
-    with pytest.raises(Closed):
-        channel.get()
-    assert not ended
-    statistics = channel.statistics()
-    assert (statistics.items, statistics.waiting, statistics.most_waiting) == (3, 0, 2)
-
-
-def test_discarding_returns_what_was_inside_and_wakes_all():
-    channel: Channel[int] = Channel(1)
-    channel.put(1)
-    ended = []
-
-    def put() -> None:
-        try:
-            channel.put(2)
-        except Closed:
-            ended.append("put")
-
-    (putter,) = spawn(put)
-    assert channel.close(discard=True) in ([1], [1, 2])
-    putter.join(10)
-    assert not putter.is_alive()
-    with pytest.raises(Closed):
-        channel.get()
-
-
 def test_a_meter_counts_from_many_threads():
     meter = Meter()
     meter.plan(1000)
@@ -273,51 +196,3 @@ def test_a_meter_counts_from_many_threads():
     assert (meter.planned_bytes, meter.done_bytes) == (1000, 2000)
     assert grown("read", {}, meter.read()) == count
     assert grown("none", {}, meter.read()).items == 0
-
-
-async def test_a_lane_keeps_the_first_error_and_ends_when_all_have_left():
-    lane = Lane()
-    stopped = []
-    lane.when_stopped(lambda: stopped.append(True))
-    first, second = ValueError("first"), ValueError("second")
-    barrier = threading.Barrier(3)
-    errors = iter([first, second])
-
-    def work() -> None:
-        barrier.wait(10)
-        if lane.error is None:
-            lane.fail(first)
-        raise next(errors)
-
-    lane.spawn(3, work, "test")
-    await lane.drain()
-    assert lane.error is first
-    assert stopped == [True]
-
-
-async def test_workers_start_once_and_publish():
-    data = DataSettings(compute_threads=1, restore_threads=1)
-    with Workers(data, Budget(data.budget)) as workers:
-        with pytest.raises(RuntimeError, match="already"):
-            workers.start()
-        workers.publish()
-        workers.publish()
-        assert REGISTRY.get_sample_value("mover_budget_bytes", {"state": "total"}) == data.budget
-        lane = Lane()
-        seen = []
-        workers.submit_compute(lane, lambda scratch: seen.append(len(scratch.take(5000))))
-        await lane.drain()
-        assert seen == [5000]
-        lane = Lane()
-    with pytest.raises(RuntimeError, match="stopped"):
-        workers.submit_compute(lane, lambda _: None)
-    await lane.drain()
-
-
-def test_a_scratch_buffer_grows_and_stays():
-    scratch = Scratch()
-    small = scratch.take(100)
-    assert len(small) == 100
-    big = scratch.take(10_000)
-    big[:3] = b"abc"
-    assert bytes(scratch.take(3)) == b"abc"

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from mover.pipeline import waiting
-from mover.pipeline.flow import Budget, Channel, Closed
+from mover.pipeline.channel import Channel, Closed
+from mover.pipeline.flow import Budget
 from mover.pipeline.waiting import Waiting
 from tests.support.repositories import until
 
