@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal, NamedTuple
 
 from blake3 import blake3
@@ -18,26 +17,18 @@ from mover.errors import MoverError, ObjectExists
 from mover.model.point import ZERO_ID, DiskImage, RestorePoint
 from mover.repository import layout
 from mover.repository.blockmap import MapReader
+from mover.repository.deltas import INDEX_EVERY_S, Deltas
 from mover.repository.hold import Hold, ended, interrupted
-from mover.repository.index import IndexObject
-from mover.repository.keys import Secrets
 from mover.repository.layout import FrameKind
 from mover.repository.making import Pack
 from mover.repository.manifest import seal_manifest
 from mover.repository.mapbuilder import MapBuilder
-from mover.repository.pack import Contents
 from mover.repository.points import judge
 from mover.repository.records import Records
 from mover.repository.together import first_of
 from mover.repository.tools import Tools
 from mover.repository.zero import is_zero
 
-INDEX_EVERY_PACKS = 64
-"""An index delta is due after so many packs: what a kill may cost at most …"""
-INDEX_EVERY_RECORDS = 32768
-"""… or so many records: the bound of what is known in memory only …"""
-INDEX_EVERY_S = 60.0
-"""… or so much time."""
 BEATS_MISSED_MAX = 10
 """Heartbeats that the store may refuse in a row before the session gives up."""
 
@@ -74,7 +65,7 @@ class Session:
         self._block_key, self._node_key = tools.secrets.block_key(), tools.secrets.node_key()
         self._points = frozenset(hold.record.points)
         self._committed = set(committed)
-        self._next_index = next_index
+        self._deltas = Deltas(tools, self, self.id, next_index)
         self._error: BaseException | None = None
         self._storing: dict[int, bytes] = {}
         """What each thread is about to store; whoever has the same block is told that it is known."""
@@ -85,8 +76,6 @@ class Session:
         self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._index_lock = asyncio.Lock()
-        self._indexed_at = tools.clock.monotonic()
 
     # --- compute threads ---
 
@@ -205,7 +194,7 @@ class Session:
             self._flushes -= 1
         packs = self._packer.close_for(self)
         await self._until(lambda: not any(pack.is_on_its_way for pack in packs))
-        await self._write_index()
+        await self._deltas.write()
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         """Wait for it, and upload meanwhile."""
@@ -264,14 +253,14 @@ class Session:
         self._packer.leave(self)
         self._packer.wake_all()
 
-    # --- uploads, index, heartbeat ---
+    # --- uploads, heartbeat ---
 
     async def _upload_on(self) -> None:
         while self._error is None:
             self._changed.clear()
             if await self._upload_one():
-                if self._index_due():
-                    await self._write_index()
+                if self._deltas.is_due():
+                    await self._deltas.write()
             elif self._stopped.is_set():
                 return
             else:
@@ -293,36 +282,6 @@ class Session:
             self._packer.done(pack)
         return True
 
-    def _index_due(self) -> bool:
-        durable = self._packer.unindexed(self)
-        if len(durable) >= INDEX_EVERY_PACKS:
-            return True
-        if sum(len(_contents(pack).table) for pack in durable) >= INDEX_EVERY_RECORDS:
-            return True
-        return bool(durable) and self._tools.clock.monotonic() - self._indexed_at >= INDEX_EVERY_S
-
-    async def _write_index(self) -> None:
-        """Name all durable packs that no index object names yet."""
-        async with self._index_lock:
-            packs = self._packer.unindexed(self)
-            if packs:
-                await self._tools.install(await self._create_delta([_contents(pack) for pack in packs]))
-                await self._tools.off_loop(partial(self._packer.indexed, packs))
-            self._indexed_at = self._tools.clock.monotonic()
-
-    async def _create_delta(self, contents: Sequence[Contents]) -> IndexObject:
-        while True:
-            delta, parts = await self._tools.off_loop(
-                partial(_sealed_delta, self._tools.secrets, self.id, self._next_index, contents)
-            )
-            self._next_index += 1
-            try:
-                await self._tools.store.create(delta.name, parts)
-            except ObjectExists:
-                # A put of ours took effect late, before this session was resumed: the next number is free.
-                continue
-            return delta
-
     async def _beat_on(self) -> None:
         missed = 0
         while True:
@@ -330,21 +289,9 @@ class Session:
             try:
                 await self._hold.beat()
                 missed = 0
-                if self._index_due():
-                    await self._write_index()
+                if self._deltas.is_due():
+                    await self._deltas.write()
             except MoverError as error:
                 missed += 1
                 if not error.retryable or missed > BEATS_MISSED_MAX:
                     raise
-
-
-def _sealed_delta(
-    secrets: Secrets, session_id: str, number: int, contents: Sequence[Contents]
-) -> tuple[IndexObject, list[bytes]]:
-    delta = IndexObject.of(session_id, number, contents)
-    return delta, delta.seal(secrets)
-
-
-def _contents(pack: Pack) -> Contents:
-    assert pack.contents is not None
-    return pack.contents

@@ -14,7 +14,7 @@ import pytest
 from mover.clock import FakeClock
 from mover.errors import Damaged, MoverError, PointConflict, RepositoryError, SessionVoided, StoreDenied, StoreFull
 from mover.model.point import ZERO_ID
-from mover.repository import layout, session
+from mover.repository import deltas, layout
 from mover.repository.hold import Hold
 from mover.repository.manifest import seal_manifest, seal_void
 from mover.repository.pack import RecordOpener
@@ -98,7 +98,7 @@ async def test_many_threads_store_each_block_once(tmp_path: Path):
 
 
 async def test_a_resumed_session_finds_what_was_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(session, "INDEX_EVERY_PACKS", 1)
+    monkeypatch.setattr(deltas, "INDEX_EVERY_PACKS", 1)
     store = await make()
     killed = await open_in(store, tmp_path / "first", pack_bytes=10_000)
     blocks = [random.Random(number).randbytes(4096) for number in range(20)]
