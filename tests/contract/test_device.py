@@ -22,7 +22,7 @@ from mover.clock import FakeClock
 from mover.config import NodeSettings
 from mover.device import ioctl
 from mover.device.direct import DirectDevice
-from mover.device.locate import Locator, release
+from mover.device.locate import Locator
 from mover.errors import DeviceBusy, DeviceFault, DeviceRefused
 from mover.model.machine import Attachment, Slot
 from tests.support.fakekernel import FakeKernel
@@ -144,8 +144,8 @@ async def test_nobody_gets_it_twice_and_everybody_after_release(plugged: Plugged
     with pytest.raises(DeviceBusy):
         await other.open(writable=False)
     other.locator.close()
-    release(device)
-    release(device)
+    device.release()
+    device.release()
     (await plugged.open(writable=True)).close()
 
 

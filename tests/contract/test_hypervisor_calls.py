@@ -12,10 +12,10 @@ import pytest
 
 from mover.clock import SystemClock, stopwatch
 from mover.config import NodeSettings
-from mover.device.locate import locate
 from mover.hypervisor.nutanix.ahv import Ahv
 from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.model.machine import CloneSource, EmptyDisk, Slot
+from tests.support.devicebench import locate
 from tests.support.prismworld import MIB, PREFIX, path_of, prism_world
 
 SLOT = Slot("scsi", 9)

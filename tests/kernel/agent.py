@@ -26,7 +26,7 @@ from mover.clock import SystemClock
 from mover.config import NodeSettings
 from mover.device import inquiry, ioctl, sysfs
 from mover.device.direct import DirectDevice
-from mover.device.locate import Locator, release
+from mover.device.locate import Locator
 from mover.device.smbios import own_identity
 from mover.errors import DeviceFault, MoverError
 from mover.model.machine import Attachment, Slot
@@ -103,7 +103,7 @@ class Agent:
             "scsi": sorted(os.listdir("/sys/class/scsi_device")),
             "nodes": sorted(node for node in os.listdir("/dev") if node.startswith("sd")),
             "open": [place for place in descriptors if place.startswith("/dev/sd")],
-            "held": sum(len(locator._open) for locator in self._locators.values()),
+            "held": sum(len(locator._opening.held) for locator in self._locators.values()),
         }
 
     def forget_all(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Agent:
             self._devices[device].flush()
 
     def release(self, device: int) -> None:
-        release(self._devices[device])
+        self._devices[device].release()
 
     def close(self, device: int) -> None:
         self._devices[device].close()

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mover.clock import FakeClock
+from mover.clock import Clock, FakeClock
 from mover.config import NodeSettings
 from mover.device.direct import DirectDevice
-from mover.device.locate import locate
+from mover.device.locate import Locator
+from mover.device.proof import Census
 from mover.errors import MoverError
 from mover.model.machine import Attachment, Slot
 from tests.support.fakekernel import FakeKernel
@@ -49,6 +50,17 @@ class Bench:
             (await self.locate(**how)).close()
         assert caught.value.remedy
         return caught.value
+
+
+async def locate(
+    attachment: Attachment, *, settings: NodeSettings, clock: Clock, writable: bool, before: Census | None = None
+) -> DirectDevice:
+    """As ``Locator.locate``, with a locator of its own."""
+    locator = Locator(settings, clock)
+    try:
+        return await locator.locate(attachment, writable=writable, before=before)
+    finally:
+        locator.close()
 
 
 def attachment(vmdisk_uuid: str = OURS, size_bytes: int = SIZE) -> Attachment:

@@ -15,9 +15,9 @@ import pytest
 from mover.clock import FakeClock
 from mover.device import bus, inquiry
 from mover.device.direct import measure, open_direct
-from mover.device.locate import Locator, locate, release
+from mover.device.locate import Locator
 from mover.errors import DeviceAbsent, DeviceBusy, DeviceRefused, MoverError
-from tests.support.devicebench import OTHER, OURS, SIZE, Bench, attachment, digest, first_bytes
+from tests.support.devicebench import OTHER, OURS, SIZE, Bench, attachment, digest, first_bytes, locate
 from tests.support.fakekernel import FakeKernel
 
 
@@ -223,7 +223,7 @@ async def test_our_own_open_disk_is_not_given_out_twice(bench: Bench):
     first = await locator.locate(attachment(), writable=False)
     with pytest.raises(DeviceBusy, match="this mover"):
         await locator.locate(attachment(), writable=False)
-    release(first)
+    first.release()
     (await locator.locate(attachment(), writable=False)).close()
     locator.close()
 
@@ -383,7 +383,7 @@ async def test_a_disk_that_goes_away_while_it_is_looked_at_may_come_back(bench: 
             raise OSError(failures.pop(), "gone")
         return measure(fd)
 
-    monkeypatch.setattr("mover.device.locate.measure", flaky)
+    monkeypatch.setattr("mover.device.opening.measure", flaky)
     with await bench.locate() as device:
         assert device.size_bytes == SIZE
 

@@ -8,7 +8,8 @@ import pytest
 
 from mover.clock import FakeClock
 from mover.device.direct import DirectDevice
-from mover.device.locate import Locator, census, prove_empty
+from mover.device.locate import Locator, census
+from mover.device.opening import prove_empty
 from mover.errors import DeviceAbsent, DeviceRefused
 from mover.metrics import REGISTRY
 from tests.support.devicebench import OTHER, SIZE, Bench, attachment, digest, first_bytes
