@@ -1,4 +1,4 @@
-"""Targets must be proven empty; and what the relaxed mode, by slot alone, takes and refuses."""
+"""What the relaxed mode, by slot alone, takes and refuses."""
 
 from __future__ import annotations
 
@@ -6,51 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from mover.clock import FakeClock
-from mover.device.direct import DirectDevice
 from mover.device.locate import Locator, census
-from mover.device.opening import prove_empty
 from mover.errors import DeviceAbsent, DeviceRefused
 from mover.metrics import REGISTRY
-from tests.support.devicebench import OTHER, SIZE, Bench, attachment, digest, first_bytes
+from tests.support.devicebench import OTHER, SIZE, Bench, attachment, first_bytes
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
-
-
-# --- targets ------------------------------------------------------------------------
-
-
-async def test_a_target_that_holds_data_is_refused_and_closed(bench: Bench):
-    path = bench.plug()
-    before = digest(path)
-    assert (await bench.refusal(DeviceRefused, writable=True)).facts["reason"] == "not-empty"
-    assert digest(path) == before
-    (await bench.locate()).close()
-
-
-@pytest.mark.parametrize("offset", [0, SIZE - 1, SIZE - 65536])
-def test_both_ends_are_always_looked_at(tmp_path: Path, offset: int):
-    path = tmp_path / "target"
-    content = bytearray(SIZE)
-    content[offset] = 1
-    path.write_bytes(content)
-    with DirectDevice.open_source(path) as device, pytest.raises(DeviceRefused, match="holds data"):
-        prove_empty(device, FakeClock().random(), samples=0)
-
-
-@pytest.mark.parametrize("size", [0, 1, 511, 4096, 65536 + 512, SIZE + 4097])
-def test_an_empty_target_of_any_size_is_proven(tmp_path: Path, size: int):
-    path = tmp_path / "target"
-    path.write_bytes(bytes(size))
-    with DirectDevice.open_source(path) as device:
-        prove_empty(device, FakeClock().random())
-        assert device.size_bytes == size
-
-
-# --- the relaxed mode ---------------------------------------------------------------
 
 
 async def test_without_a_serial_nothing_is_taken_by_default(bench: Bench):
