@@ -24,8 +24,10 @@ from mover.operations.reconcile import INTENT_LIFE_S
 from mover.operations.request import BackupRequest
 from mover.operations.tofile import restore_to_file
 from mover.storage.memory import MemoryStore
-from tests.support.fakehypervisor import FakeHypervisor, How, MemoryDevice
+from tests.support.fakedevices import MemoryDevice
+from tests.support.fakehypervisor import FakeHypervisor
 from tests.support.faultystore import How as StoreHow
+from tests.support.hypervisorfaults import How
 from tests.support.world import BLOCK, World, world
 
 SIZES = [2 * BLOCK, BLOCK + 4096]

@@ -37,9 +37,10 @@ from mover.operations.verify import verify_point
 from mover.storage.health import StoreMetrics
 from mover.storage.memory import MemoryStore
 from mover.storage.retry import RetryingStore
-from tests.support.fakehypervisor import FailingDevice, How, MemoryDevice
+from tests.support.fakedevices import FailingDevice, MemoryDevice
 from tests.support.faultystore import FaultyStore
 from tests.support.faultystore import How as StoreHow
+from tests.support.hypervisorfaults import How
 from tests.support.repositories import flip, names
 from tests.support.world import BLOCK, TestClock, World, world
 

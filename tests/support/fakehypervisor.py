@@ -2,7 +2,7 @@
 
 It keeps to ``hypervisor.protocol`` where a real one does: the disks of snapshots are frozen,
 an attached clone is a disk of its own, detach deletes, keys make snapshot and create
-idempotent. Its disks are plugged straight into ``FakeDevices``.
+idempotent. Its disks are found by ``fakedevices.FakeDevices``.
 
     world.fail("attach", 2, How.EFFECT_THEN_ERROR)     # the second attach
     world.calls                                         # every call so far
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import enum
 import pickle
 import uuid
 from dataclasses import dataclass, field, replace
@@ -27,9 +26,6 @@ import numpy as np
 from mover.errors import (
     BaseGone,
     ChangedRegionsInvalid,
-    DeviceFault,
-    EffectUnknown,
-    HypervisorUnreachable,
     MoverError,
     NotFound,
     RequestRefused,
@@ -56,33 +52,12 @@ from mover.model.machine import (
     Vm,
 )
 from mover.model.region import RegionKind, Regions
+from tests.support.hypervisorfaults import CHANGES, Faults, How
 
 CLUSTER = Cluster("c0000000-0000-4000-8000-000000000001", "cluster", "6.10")
 CONTAINER = "30000000-0000-4000-8000-000000000001"
 NETWORK = "a0000000-0000-4000-8000-000000000001"
 GRAIN = 4096
-CHANGES = {
-    "snapshot",
-    "extend_snapshot",
-    "delete_snapshot",
-    "attach",
-    "detach",
-    "create_vm",
-    "finish_vm",
-    "delete_vm",
-    "set_power",
-}
-
-
-class How(enum.Enum):
-    ERROR = "error before effect"
-    EFFECT_THEN_ERROR = "effect, then error"
-    TIME_OUT = "no effect, and nobody knows"
-    LATE_EFFECT = "nobody knows, and the effect comes two calls later, or with ripen()"
-
-
-CI_FAULTS = (How.ERROR, How.EFFECT_THEN_ERROR)
-EVERY_FAULT = tuple(How)
 
 
 @dataclass
@@ -100,15 +75,6 @@ class State:
     free_bytes: int = 1 << 40
 
 
-@dataclass
-class _Plan:
-    call: str | None
-    nth: int
-    how: How
-    error: MoverError | None
-    seen: int = 0
-
-
 class FakeHypervisor:
     """See the module."""
 
@@ -119,8 +85,7 @@ class FakeHypervisor:
         self.downgrade = False
         self.on_call: Any = None
         self.on_done: Any = None
-        self._plans: list[_Plan] = []
-        self._late: list[list[Any]] = []
+        self._faults = Faults()
 
     # --- what tests do to it ---
 
@@ -180,13 +145,11 @@ class FakeHypervisor:
 
     def fail(self, call: str | None, nth: int, how: How, error: MoverError | None = None) -> None:
         """Break the nth call of that name (None: of all) from now on."""
-        self._plans.append(_Plan(call, nth, how, error))
+        self._faults.arm(call, nth, how, error)
 
     async def ripen(self) -> None:
         """Let late effects happen."""
-        late, self._late = self._late, []
-        for _, effect in late:
-            _unread(effect)
+        self._faults.ripen()
 
     # --- inventory ---
 
@@ -301,40 +264,24 @@ class FakeHypervisor:
 
     async def _do(self, name: str, effect: Any) -> Any:
         await asyncio.sleep(0)
-        self._ripen_some()
+        self._faults.age()
         self.state.calls.append(name)
         if self.on_call is not None:
             await self.on_call(name)
-        plan = self._met(name)
-        if plan is None:
+        fault = self._faults.met(name)
+        if fault is None:
             answer = copy.deepcopy(effect())
             self._save(name)
             if self.on_done is not None:
                 await self.on_done(name)
             return answer
         self.failed.append(name)
-        if plan.how is How.EFFECT_THEN_ERROR:
+        if fault.how is How.EFFECT_THEN_ERROR:
             effect()
             self._save(name)
-        if plan.how is How.LATE_EFFECT and name in CHANGES:
-            self._late.append([2, effect])
-        raise plan.error or _error(name, plan.how)
-
-    def _met(self, name: str) -> _Plan | None:
-        for plan in list(self._plans):
-            if plan.call in (None, name):
-                plan.seen += 1
-                if plan.seen == plan.nth:
-                    self._plans.remove(plan)
-                    return plan
-        return None
-
-    def _ripen_some(self) -> None:
-        for late in list(self._late):
-            late[0] -= 1
-            if late[0] < 0:
-                self._late.remove(late)
-                _unread(late[1])
+        if fault.how is How.LATE_EFFECT and name in CHANGES:
+            self._faults.delay(effect)
+        raise fault.answer(name)
 
     def _save(self, name: str = "attach") -> None:
         if self._file is not None and name in CHANGES:
@@ -440,63 +387,6 @@ class FakeHypervisor:
         return identity
 
 
-class MemoryDevice:
-    """The bytes of an attached disk."""
-
-    def __init__(self, world: FakeHypervisor, attachment: Attachment, *, writable: bool) -> None:
-        self.name = f"memory {attachment.slot}"
-        self.size_bytes = attachment.size_bytes
-        self.sector_bytes = 512
-        self._world, self._data, self._writable = world, world.state.data[attachment.vmdisk_uuid], writable
-        self.is_closed = False
-
-    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
-        buffer[:] = self._data[offset_bytes : offset_bytes + len(buffer)]
-
-    def write_from(self, buffer: memoryview, offset_bytes: int) -> None:
-        assert self._writable
-        self._data[offset_bytes : offset_bytes + len(buffer)] = buffer
-
-    def flush(self) -> None:
-        """The world is written with its next change; what a kill takes before that is restored anew."""
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def release(self) -> None:
-        self.close()
-
-
-class FailingDevice(MemoryDevice):
-    """Every read fails."""
-
-    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
-        raise DeviceFault(f"Reading {self.name} failed", remedy="See the kernel log.", offset_bytes=offset_bytes)
-
-
-class FakeDevices:
-    """``DeviceFinder`` over the world's bytes. Set ``error`` to refuse, ``kind`` to break the next device."""
-
-    def __init__(self, world: FakeHypervisor) -> None:
-        self.world = world
-        self.opened: list[MemoryDevice] = []
-        self.kind = MemoryDevice
-        self.errors: list[MoverError] = []
-        self.located = 0
-
-    def census(self) -> Any:
-        return None
-
-    async def locate(self, attachment: Attachment, *, writable: bool, before: Any = None) -> MemoryDevice:
-        self.located += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        assert not writable or not any(self.world.state.data[attachment.vmdisk_uuid])
-        device = self.kind(self.world, attachment, writable=writable)
-        self.opened.append(device)
-        return device
-
-
 def _attachment(vm_uuid: str, disk: Disk) -> Attachment:
     return Attachment(
         vm_uuid,
@@ -507,16 +397,3 @@ def _attachment(vm_uuid: str, disk: Disk) -> Attachment:
         disk.source_path,
         disk.source_vmdisk_uuid,
     )
-
-
-def _error(name: str, how: How) -> MoverError:
-    if how is How.ERROR or name not in CHANGES:
-        return HypervisorUnreachable(f"fault: {name}: {how.value}", remedy="This is a test's own fault; run again.")
-    return EffectUnknown(f"fault: {name}: {how.value}", remedy="This is a test's own fault; look.")
-
-
-def _unread(effect: Any) -> None:
-    try:
-        effect()
-    except MoverError:
-        return

@@ -29,7 +29,8 @@ from mover.repository.repository import Repository
 from mover.settings import load
 from mover.storage.memory import MemoryStore
 from mover.units import KIB, MIB
-from tests.support.fakehypervisor import FakeDevices, FakeHypervisor
+from tests.support.fakedevices import FakeDevices
+from tests.support.fakehypervisor import FakeHypervisor
 from tests.support.faultystore import FaultyStore
 from tests.support.steps import DirectSteps
 

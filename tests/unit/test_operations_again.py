@@ -19,8 +19,8 @@ from mover.operations.clean import reconcile
 from mover.operations.reconcile import Verb
 from mover.operations.request import RestoreDiskRequest
 from mover.operations.restore import restore_disk_into
-from tests.support.fakehypervisor import How
 from tests.support.faultystore import How as StoreHow
+from tests.support.hypervisorfaults import How
 from tests.support.steps import DirectSteps
 from tests.support.world import BLOCK, world
 

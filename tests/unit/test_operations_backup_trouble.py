@@ -24,8 +24,9 @@ from mover.model.machine import Disk, DiskKind, Slot
 from mover.operations.backup import backup_vm
 from mover.operations.reconcile import INTENT_LIFE_S
 from mover.units import MIB
-from tests.support.fakehypervisor import FailingDevice, How
+from tests.support.fakedevices import FailingDevice
 from tests.support.faultystore import How as StoreHow
+from tests.support.hypervisorfaults import How
 from tests.support.world import BLOCK, world
 
 TWO_DISKS = [3 * BLOCK, BLOCK + 4096]

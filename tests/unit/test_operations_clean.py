@@ -14,8 +14,9 @@ from mover.model.machine import CloneSource, EmptyDisk, Slot
 from mover.operations.backup import backup_vm
 from mover.operations.clean import forget, reconcile, settle
 from mover.operations.reconcile import INTENT_LIFE_S, Verb
-from tests.support.fakehypervisor import CONTAINER, How
+from tests.support.fakehypervisor import CONTAINER
 from tests.support.faultystore import How as StoreHow
+from tests.support.hypervisorfaults import How
 from tests.support.world import BLOCK, world
 
 

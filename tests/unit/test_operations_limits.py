@@ -9,7 +9,7 @@ import pytest
 from mover.catalog.ledger import Kind
 from mover.errors import NoFreeSlot, RequestRefused
 from mover.model.machine import CloneSource, Slot
-from tests.support.fakehypervisor import How
+from tests.support.hypervisorfaults import How
 from tests.support.world import BLOCK, world
 
 FAST = "30000000-0000-4000-8000-000000000002"

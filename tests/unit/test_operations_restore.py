@@ -31,7 +31,8 @@ from mover.operations.restore import choose_containers, restore_disk_into
 from mover.operations.tofile import restore_to_file
 from mover.operations.verify import verify_point
 from mover.units import MIB
-from tests.support.fakehypervisor import CONTAINER, NETWORK, How
+from tests.support.fakehypervisor import CONTAINER, NETWORK
+from tests.support.hypervisorfaults import How
 from tests.support.world import BLOCK, world
 
 TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
