@@ -1,39 +1,17 @@
-"""The bench kit's own parts: the form of results, verdicts, words, pictures, the page."""
+"""What benches write and what is told of it: the form of results, words, pictures, the page."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import random
 import re
-import subprocess
-from itertools import pairwise
 
 import pytest
-import typer
 
-from bench import compare, kit, report, report_html, soak, words
+from bench import kit, report, report_html, words
 from bench.measure import Run
 from bench.results import Results, Series, read, read_all, write
-from bench.scale import reason
-from mover.errors import SpaceShort, UsageError
-
-
-def results(**series: list[float]) -> Results:
-    """Rates by name, higher is better."""
-    made = Results.begin("test", "python -m bench.test")
-    made.machine.load_before = 0.0
-    for name, samples in series.items():
-        for sample in samples:
-            made.add(f"test.{name}", sample, "B/s", "higher", depth=4)
-    return made
-
-
-def verdicts(before: Results, after: Results, **given: float) -> dict[str, str]:
-    lines = compare.compare([before], [after], **({"alpha": 0.05, "least": 0.05} | given))
-    return {line.name.removeprefix("test."): line.verdict for line in lines}
-
+from mover.errors import UsageError
+from tests.support.benchresults import results
 
 # --- the form
 
@@ -96,100 +74,6 @@ def test_a_result_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         write(tmp_path / "a.json", broken)
     assert list(tmp_path.iterdir()) == []
-
-
-# --- verdicts
-
-
-def test_what_differs_clearly_is_faster_or_slower_by_its_better_side():
-    slow, fast = [10.0, 10.1, 10.2, 10.3, 10.4, 10.5], [20.0, 20.1, 20.2, 20.3, 20.4, 20.5]
-    before, after = results(up=slow, down=fast), results(up=fast, down=slow)
-    assert verdicts(before, after) == {"up": "faster", "down": "slower"}
-    for run in (before, after):
-        for series in run.series:
-            series.better = "lower"
-    assert verdicts(before, after) == {"up": "slower", "down": "faster"}
-
-
-def test_noise_is_called_noise():
-    """A hundred series without any difference: the share of false alarms is held over all together."""
-    dice = random.Random(5)
-    names = [f"n{number}" for number in range(100)]
-    a, b = (results(**{name: [dice.gauss(100, 10) for _ in range(8)] for name in names}) for _ in range(2))
-    assert set(verdicts(a, b).values()) == {"noise"}
-
-
-def test_a_real_difference_that_does_not_matter_is_noise():
-    a, b = [100 + n / 100 for n in range(8)], [101 + n / 100 for n in range(8)]
-    assert verdicts(results(x=a), results(x=b)) == {"x": "noise"}
-    assert verdicts(results(x=a), results(x=b), least=0.001) == {"x": "faster"}
-
-
-def test_three_samples_prove_nothing_and_it_says_so():
-    [line] = compare.compare([results(x=[1.0, 1.1, 1.2])], [results(x=[2.0, 2.1, 2.2])], alpha=0.05, least=0.05)
-    assert line.verdict == "too few"
-    assert "all of B better than all of A, which 3 and 3 samples cannot prove" in line.why
-    assert compare.least_p(3, 3) == pytest.approx(0.1)
-    assert compare.least_p(4, 4) < 0.05
-
-
-def test_runs_of_a_folder_are_pooled(tmp_path):
-    for side, level in (("a", 10.0), ("b", 20.0)):
-        (tmp_path / side).mkdir()
-        for number in range(5):
-            write(tmp_path / side / f"{number}.json", results(x=[level + number / 10]))
-    lines = compare.compare(read_all(tmp_path / "a"), read_all(tmp_path / "b"), alpha=0.05, least=0.05)
-    assert [line.verdict for line in lines] == ["faster"]
-    assert lines[0].low > 0.8
-    assert lines[0].high < 1.2
-
-
-def test_samples_that_are_all_alike_are_noise():
-    assert verdicts(results(x=[1.0] * 6), results(x=[1.0] * 6)) == {"x": "noise"}
-
-
-def test_what_explains_others_is_not_judged():
-    before, after = results(x=[1.0] * 5), results(x=[9.0] * 5)
-    before.series[0].better = after.series[0].better = "neither"
-    assert verdicts(before, after) == {}
-
-
-def _compare(capsys, *arguments: object) -> tuple[int, str]:
-    with pytest.raises(typer.Exit) as ended:
-        compare.main(*arguments, alpha=0.05, least=0.05, strict=False)
-    said = capsys.readouterr()
-    return ended.value.exit_code, said.out + said.err
-
-
-def test_exit_codes_for_a_pipeline(tmp_path, capsys):
-    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
-    write(good, results(x=[10.0, 10.1, 10.2, 10.3, 10.4]))
-    write(bad, results(x=[5.0, 5.1, 5.2, 5.3, 5.4]))
-    assert _compare(capsys, good, good)[0] == 0
-    assert _compare(capsys, bad, good)[0] == 0
-    code, said = _compare(capsys, good, bad)
-    assert code == 1
-    assert "1 slower" in said
-    code, said = _compare(capsys, good, tmp_path / "none.json")
-    assert code == 2
-    assert "cannot be read" in said
-    other = results()
-    other.add("other", 1.0, "s", "lower")
-    write(tmp_path / "other.json", other)
-    code, said = _compare(capsys, good, tmp_path / "other.json")
-    assert code == 2
-    assert "no series in common" in said
-
-
-def test_two_machines_are_told(tmp_path):
-    before, after = results(x=[1.0]), results(x=[1.0])
-    after.machine.cores += 2
-    after.machine.load_before = 50.0
-    after.settings = {"budget": "1MiB"}
-    said = "\n".join(compare.differences([before], [after]))
-    assert "cores" in said
-    assert "other work went on" in said
-    assert "setting budget: None and 1MiB" in said
 
 
 # --- words
@@ -261,138 +145,6 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_all(tmp_path, capsys):
     assert all(png.startswith(b"\x89PNG") for png in images.values())
 
 
-# --- the frame
-
-
-def test_what_stops_a_bench_is_said_in_words(tmp_path, capsys):
-    def ended(error: BaseException) -> tuple[int, str]:
-        with pytest.raises(typer.Exit) as end, kit.said_in_words():
-            raise error
-        return end.value.exit_code, capsys.readouterr().err
-
-    assert ended(KeyboardInterrupt()) == (130, "Stopped before the end: nothing was written.\n")
-    code, said = ended(OSError(errno.ENOSPC, "No space left on device", "/data/x"))
-    assert code == 1
-    assert "No space left on device (/data/x)" in said
-    code, said = ended(ExceptionGroup("many", [UsageError("wrong", remedy="Do it right.")]))
-    assert code == 2
-    assert "Do it right." in said
-    code, said = ended(subprocess.CalledProcessError(3, ["fio", "x"], stderr="one\ntwo"))
-    assert "exit code 3: fio x" in said
-    assert "two" in said
-
-
-def test_an_error_of_ours_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), kit.said_in_words():
-        raise ZeroDivisionError
-    with pytest.raises(OSError, match="bad"), kit.said_in_words():
-        raise OSError(errno.EIO, "bad")
-
-
-def test_a_place_that_cannot_be_is_told_before_the_work(tmp_path):
-    for place in (tmp_path, tmp_path / "missing" / "a.json"):
-        with pytest.raises(UsageError):
-            kit.check_place(place)
-
-
-def test_a_full_disk_is_told_before_the_work(tmp_path):
-    with pytest.raises(SpaceShort, match="free, this needs"), kit.work_folder(tmp_path, 1 << 60):
-        raise AssertionError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_work_folder_is_gone_whatever_happens(tmp_path):
-    def stopped() -> None:
-        with kit.work_folder(tmp_path, 0) as place:
-            (place / "file").write_text("x")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_bench_that_fails_writes_nothing(tmp_path):
-    def failing() -> None:
-        with kit.bench("test", tmp_path / "a.json", quick=True) as run:
-            run.add("a", 1.0, "s", "lower")
-            raise UsageError("wrong", remedy="Do it right.")
-
-    with pytest.raises(typer.Exit):
-        failing()
-    assert list(tmp_path.iterdir()) == []
-
-
-# --- what soak and scale conclude
-
-
-def _states(memory: list[float], descriptors: list[int] | None = None, **last: int) -> list[soak.State]:
-    count = len(memory)
-    states = [
-        soak.State(n * 10.0, int(memory[n]), descriptors[n] if descriptors else 10, 5, 0, 0, 0) for n in range(count)
-    ]
-    return [*states[:-1], soak.State(**({f: getattr(states[-1], f) for f in soak.State.__slots__} | last))]
-
-
-def _judged(states: list[soak.State]) -> list[str]:
-    growth = soak.slope([state.seconds for state in states], [state.memory for state in states])
-    return soak.broken(states, growth)
-
-
-@pytest.mark.parametrize("rounds", [0, 1, 7, 8, 9, 100, 1000])
-def test_a_soak_keeps_few_states_evenly_and_the_last(rounds):
-    watched = soak.Watched(most=8)
-    for state in _states([float(number) for number in range(rounds)]) if rounds else []:
-        watched.add(state)
-    kept = [state.memory for state in watched.states]
-    assert watched.rounds == rounds
-    assert len(kept) <= 9
-    assert kept[:1] == list(range(rounds))[:1]
-    assert kept[-1:] == list(range(rounds))[-1:]
-    assert len({after - before for before, after in pairwise(kept[:-1])}) <= 1
-
-
-def test_a_soak_that_holds():
-    dice = random.Random(3)
-    steady = [2e8 + dice.gauss(0, 1e5) for _ in range(300)]
-    flicker = [10 + n % 3 for n in range(300)]
-    assert _judged(_states(steady, flicker)) == []
-
-
-def test_a_warm_up_is_no_leak():
-    warm = [2e8 + min(n, 80) * 1e6 for n in range(300)]
-    assert _judged(_states(warm)) == []
-
-
-@pytest.mark.parametrize(
-    ("states", "said"),
-    [
-        (_states([2e8 + n * 4096 * 16 for n in range(300)]), "memory grows"),
-        (_states([2e8] * 300, list(range(300))), "descriptors grow"),
-        (_states([2e8] * 10, budget=1), "never given back"),
-        (_states([2e8] * 10, sessions=2), "2 sessions are open"),
-    ],
-)
-def test_a_soak_that_breaks(states, said):
-    assert any(said in problem for problem in _judged(states))
-
-
-@pytest.mark.parametrize(
-    ("shares", "said"),
-    [
-        ({"kept": 0.95}, "the disks give no more"),
-        ({"cores": 0.97, "computing": 1.0}, "the cores are busy"),
-        ({"computing": 0.95, "cores": 0.4}, "compute threads are busy"),
-        ({"budget_wait": 0.5}, "raise data.budget"),
-        ({"reading": 0.95}, "woken late"),
-        ({}, "handing over"),
-    ],
-)
-def test_why_it_is_flat(shares, said):
-    none = dict.fromkeys(("kept", "cores", "computing", "reading", "budget_wait"), 0.1)
-    assert said in reason(none | shares)
-
-
 def test_the_form_is_the_one_that_the_readme_describes(tmp_path):
     write(tmp_path / "a.json", results(one=[1.0]))
     found = json.loads((tmp_path / "a.json").read_text())
@@ -436,15 +188,6 @@ def test_where_a_restore_goes_is_told_by_part_and_stage():
     assert "| threads' seconds in opened | 3.25 | |" in lines
     assert not [line for line in lines if "skipped" in line or "a full goes" in line]
     assert report.where_it_goes([run for run in end_to_end_runs() if run.what != "fio write"]) == []
-
-
-def test_work_beside_a_bench_is_noted(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    for load, is_noted in ((0.9, False), (1.5, True)):
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
-        with kit.bench("test", None, quick=False, shows=False) as run:
-            pass
-        assert ["other work goes on" in note for note in run.results.notes] == [True] * is_noted
 
 
 def test_a_page_names_who_missed_what_and_settings_by_their_dots(tmp_path):

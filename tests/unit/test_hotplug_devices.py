@@ -1,4 +1,4 @@
-"""Plugged disks are what they claim, show themselves as AHV disks do, and fail as they are told to."""
+"""Plugged disks are what they claim, show themselves as AHV disks do, and stand again after a kill."""
 
 from __future__ import annotations
 
@@ -14,64 +14,8 @@ import pytest
 
 from mover.errors import LabError
 from mover.lab import identity, loops
-from mover.lab.disks import DiskBank
 from mover.lab.hotplug import Hotplug, PlugFaults
-
-MIB = 1 << 20
-SIZE = 4 * MIB
-UUID = "5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13"
-OTHER = "7c174117-320b-480f-ac05-b0f622127511"
-needs_root = pytest.mark.skipif(loops.usable() is not None, reason=f"loop devices: {loops.usable()}")
-as_root = [pytest.mark.root, needs_root]
-KINDS = [pytest.param(False, id="files"), pytest.param(True, id="loops", marks=as_root)]
-
-
-class Bus:
-    """A bank, a bus, and the disk's bytes for comparison."""
-
-    def __init__(self, folder: Path, use_loop: bool) -> None:
-        self.folder, self.use_loop = folder, use_loop
-        self.start()
-
-    def start(self) -> None:
-        self.bank = DiskBank(self.folder, use_loop=self.use_loop)
-        self.hotplug = Hotplug(self.folder / "kernel", self.bank, seed=7, use_loop=self.use_loop)
-
-    def stop(self) -> None:
-        self.hotplug.close()
-        self.bank.close()
-
-    def plug(self, vmdisk_uuid: str = UUID, slot_index: int = 3, size: int = SIZE, **faults: object) -> str:
-        path = self.bank.create(vmdisk_uuid, size)
-        path.write_bytes(os.urandom(size))
-        return self.hotplug.plug(
-            path, vmdisk_uuid=vmdisk_uuid, slot_index=slot_index, faults=PlugFaults.of(faults) if faults else None
-        )
-
-    def sysfs(self, name: str, fact: str) -> str:
-        return (self.hotplug.root / "sys/block" / name / fact).read_text().strip()
-
-    def shown(self) -> set[str]:
-        return set(os.listdir(self.hotplug.root / "sys/block"))
-
-    def node(self, name: str) -> Path:
-        return self.hotplug.root / "dev" / name
-
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        descriptor = os.open(self.node(name), os.O_RDONLY | os.O_DIRECT)
-        try:
-            return read(descriptor, offset, length)
-        finally:
-            os.close(descriptor)
-
-    def wanted(self, offset: int, length: int, vmdisk_uuid: str = UUID) -> bytes:
-        return self.bank.path(vmdisk_uuid).read_bytes()[offset : offset + length]
-
-
-def read(descriptor: int, offset: int, length: int) -> bytes:
-    page = mmap.mmap(-1, max(length, mmap.PAGESIZE))
-    view = memoryview(page)[:length]
-    return bytes(view[: os.preadv(descriptor, [view], offset)])
+from tests.support.hotplugs import KINDS, MIB, OTHER, SIZE, UUID, Bus, read
 
 
 @pytest.fixture
@@ -92,11 +36,6 @@ def make_bus(tmp_path: Path) -> Iterator[Callable[[bool], Bus]]:
 @pytest.fixture(params=KINDS)
 def bus(request: pytest.FixtureRequest, make_bus: Callable[[bool], Bus]) -> Bus:
     return make_bus(request.param)
-
-
-@pytest.fixture
-def loop_bus(make_bus: Callable[[bool], Bus]) -> Bus:
-    return make_bus(True)
 
 
 def test_device_has_the_disks_bytes_and_takes_writes(bus: Bus) -> None:
@@ -277,114 +216,6 @@ def test_unknown_fault_is_refused_with_the_known_ones() -> None:
     with pytest.raises(LabError, match="no such device fault: lates") as caught:
         PlugFaults.of({"lates": 1})
     assert "late_s" in caught.value.remedy
-
-
-def test_read_errors_need_real_devices(make_bus: Callable[[bool], Bus]) -> None:
-    bus = make_bus(False)
-    with pytest.raises(LabError, match="read errors need real devices"):
-        bus.plug(bad_ranges=[(0, 4096)])
-    assert bus.hotplug.plugs() == {}
-
-
-@pytest.mark.root
-@needs_root
-def test_bad_range_fails_exactly(loop_bus: Bus) -> None:
-    name = loop_bus.plug(bad_ranges=[(MIB, 65536)])
-    assert loop_bus.read(name, 0, MIB) == loop_bus.wanted(0, MIB)
-    assert loop_bus.read(name, MIB + 65536, MIB) == loop_bus.wanted(MIB + 65536, MIB)
-    for offset, length in ((MIB, 4096), (MIB + 61440, 4096), (MIB + 61440, 8192)):
-        with pytest.raises(OSError, match="Input/output error"):
-            loop_bus.read(name, offset, length)
-    descriptor = os.open(loop_bus.node(name), os.O_RDWR | os.O_DIRECT)
-    try:
-        with pytest.raises(OSError, match="Input/output error"):
-            os.pwritev(descriptor, [mmap.mmap(-1, 4096)], MIB)
-        os.pwritev(descriptor, [mmap.mmap(-1, 4096)], 0)
-    finally:
-        os.close(descriptor)
-    assert loop_bus.wanted(0, 4096) == bytes(4096)
-
-
-@pytest.mark.root
-@needs_root
-def test_disk_that_is_bad_all_over_still_appears(loop_bus: Bus) -> None:
-    name = loop_bus.plug(bad_ranges=[(0, SIZE)])
-    with pytest.raises(OSError, match="Input/output error"):
-        loop_bus.read(name, 4096, 4096)
-
-
-@pytest.mark.root
-@needs_root
-def test_device_vanishes_in_the_middle(loop_bus: Bus) -> None:
-    name = loop_bus.plug(vanish_after_bytes=2 * MIB)
-    descriptor = os.open(loop_bus.node(name), os.O_RDONLY | os.O_DIRECT)
-    try:
-        assert read(descriptor, 0, MIB) == loop_bus.wanted(0, MIB)
-        with pytest.raises(OSError, match="Input/output error"):
-            [read(descriptor, at, 65536) for at in range(MIB, SIZE, 65536)]
-        with pytest.raises(OSError, match="Input/output error"):
-            read(descriptor, 0, 4096)
-    finally:
-        os.close(descriptor)
-
-
-@pytest.mark.root
-@needs_root
-def test_pulled_device_is_gone(loop_bus: Bus) -> None:
-    descriptor = os.open(loop_bus.node(loop_bus.plug()), os.O_RDONLY | os.O_DIRECT)
-    try:
-        loop_bus.hotplug.vanish(UUID)
-        assert loop_bus.shown() == set()
-        with pytest.raises(OSError, match="Input/output error"):
-            read(descriptor, 0, 4096)
-    finally:
-        os.close(descriptor)
-
-
-@pytest.mark.root
-@needs_root
-@pytest.mark.parametrize("sector", [512, 4096])
-def test_sector_size_is_real_also_on_clones(loop_bus: Bus, sector: int) -> None:
-    source = loop_bus.bank.create(OTHER, SIZE)
-    source.write_bytes(os.urandom(SIZE))
-    clone = loop_bus.bank.clone(source, UUID)
-    faults = PlugFaults(sector_bytes=sector)
-    name = loop_bus.hotplug.plug(clone, vmdisk_uuid=UUID, slot_index=1, faults=faults)
-    assert loop_bus.read(name, sector, sector) == loop_bus.wanted(sector, sector, OTHER)
-    assert loop_bus.sysfs(name, "queue/logical_block_size") == str(sector)
-    number = loop_bus.hotplug.plugs()[UUID].loop_number
-    assert number is not None
-    assert number >= loops.FIRST_NUMBER
-    assert Path(f"/sys/block/loop{number}/loop/dio").read_text() == "1\n"
-    if sector == 4096:
-        with pytest.raises(OSError, match="Invalid argument"):
-            loop_bus.read(name, 512, 512)
-
-
-@pytest.mark.root
-@needs_root
-def test_disk_of_odd_size_keeps_its_last_sector(loop_bus: Bus) -> None:
-    name = loop_bus.plug(size=MIB + 512)
-    assert loop_bus.read(name, MIB, 512) == loop_bus.wanted(MIB, 512)
-
-
-@pytest.mark.root
-@needs_root
-def test_loops_survive_a_restart_of_the_lab_process(loop_bus: Bus) -> None:
-    loop_bus.plug()
-    before = loop_bus.hotplug.plugs()[UUID]
-    again = Hotplug(loop_bus.folder / "kernel", loop_bus.bank, seed=7)
-    assert again.plugs()[UUID] == before
-    assert loop_bus.read(before.name, 0, 4096) == loop_bus.wanted(0, 4096)
-
-
-@pytest.mark.root
-@needs_root
-def test_strange_loops_of_a_kill_are_freed_at_the_next_start(loop_bus: Bus) -> None:
-    path = loop_bus.bank.create(UUID, SIZE)
-    stray = loops.attach(path, loop_bus.folder / "stray", sector_bytes=4096)
-    Hotplug(loop_bus.folder / "kernel", loop_bus.bank)
-    assert loops.backing_of(stray.number) is None
 
 
 @pytest.mark.parametrize("loss", ["not noted", "no node", "no sysfs", "noted only"])
