@@ -205,3 +205,16 @@ class Gate(MemoryStore):
             if self.refuse is not None:
                 raise self.refuse
         await super().create(name, parts)
+
+
+async def two_backups(store: MemoryStore, tmp_path: Path) -> list[list[bytes]]:
+    """``p1``, which is deleted again, and ``p2`` made from it: the blocks of both."""
+    repository = await open_in(store, tmp_path / "writer", pack_bytes=12_000)
+    first = blocks_of(1, 12)
+    made = await backup(repository, first, "p1", created_at=1.0)
+    second = [*first]
+    second[3], second[4] = random.Random(5).randbytes(4096), bytes(4096)
+    await backup(repository, second, "p2", base=made.point.disks[0], changed=[3, 4], created_at=2.0)
+    await repository.delete_point("p1")
+    await repository.close()
+    return [first, second]
