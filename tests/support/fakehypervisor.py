@@ -23,14 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mover.errors import (
-    BaseGone,
-    ChangedRegionsInvalid,
-    MoverError,
-    NotFound,
-    RequestRefused,
-    SlotOccupied,
-)
+from mover.errors import BaseGone, ChangedRegionsInvalid, MoverError, NotFound, RequestRefused, SlotOccupied
 from mover.hypervisor.protocol import About, ChangedRegions, VmRequest
 from mover.model.machine import (
     Attachment,

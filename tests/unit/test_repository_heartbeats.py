@@ -14,18 +14,7 @@ from mover.repository.hold import Hold
 from mover.repository.manifest import seal_void
 from mover.repository.repository import Repository
 from mover.storage.memory import MemoryStore
-from tests.support.repositories import (
-    VM,
-    backup,
-    blocks_of,
-    copy_into,
-    make,
-    names,
-    open_in,
-    point,
-    restore,
-    until,
-)
+from tests.support.repositories import VM, backup, blocks_of, copy_into, make, names, open_in, point, restore, until
 
 
 async def void(repository: Repository, store: MemoryStore, session_id: str, point_id: str) -> None:
