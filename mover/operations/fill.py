@@ -18,6 +18,7 @@ from mover.model.machine import Attachment, CloneSource, EmptyDisk, Slot
 from mover.model.point import DiskImage, ReadMode, RestorePoint
 from mover.operations.attach import Wish, plug, unplug
 from mover.operations.clean import drop_entry
+from mover.operations.images import bring_back
 from mover.operations.node import Node
 from mover.operations.opened import plugged_device
 from mover.operations.places import place_for_disk
@@ -25,8 +26,7 @@ from mover.operations.ports import ReadingSession
 from mover.operations.progress import DiskWatch
 from mover.operations.timer import Timer
 from mover.operations.values import load
-from mover.pipeline.flow import Meter
-from mover.pipeline.repository_to_disk import RestoreResult, restore_disk
+from mover.pipeline.repository_to_disk import RestoreResult
 
 _LOG = logs.get(__name__)
 
@@ -111,18 +111,7 @@ async def _fill(work: FillJob, plan: FillPlan, image: DiskImage, watch: DiskWatc
 
 
 async def _write(work: FillJob, image: DiskImage, device: WritableDevice, watch: DiskWatch) -> RestoreResult:
-    node, meter = work.node, Meter()
-    writing = restore_disk(
-        image,
-        reader=await work.reader(),
-        workers=node.workers,
-        target=device,
-        meter=meter,
-        skip_zero=True,
-        readback_blocks=node.settings.data.readback_blocks,
-        dice=node.clock.random(),
-    )
-    return await watch.during("restore", meter, writing)
+    return await bring_back(work.node, image, reader=await work.reader(), target=device, watch=watch)
 
 
 async def _clone(work: FillJob, plan: FillPlan, temporary: Attachment, row: Values) -> Slot:

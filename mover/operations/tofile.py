@@ -9,12 +9,11 @@ from mover.device.files import FileTarget
 from mover.errors import UsageError
 from mover.jobs.steps import Values
 from mover.model.point import PointSummary, ReadMode
+from mover.operations.images import bring_back
 from mover.operations.node import ReadingNode
 from mover.operations.progress import DiskWatch
 from mover.operations.reading import reading
 from mover.operations.restore import image_at
-from mover.pipeline.flow import Meter
-from mover.pipeline.repository_to_disk import restore_disk
 
 JOB = "restore-to-file"
 
@@ -30,22 +29,11 @@ async def restore_to_file(node: ReadingNode, point: PointSummary | str, disk: st
         raise UsageError(
             f"Disk {image.slot} is not in {whole.id}: {image.reason}", remedy="Choose another disk or another point."
         )
-    meter = Meter()
     watch = DiskWatch(node.progress, node.clock, job=JOB, vm=whole.vm_name, disk=str(image.slot))
     target = await node.workers.blocking(partial(FileTarget.create, path, image.size_bytes))
     try:
         async with reading(node.repository) as reader:
-            work = restore_disk(
-                image,
-                reader=await reader.get(),
-                workers=node.workers,
-                target=target,
-                meter=meter,
-                skip_zero=True,
-                readback_blocks=node.settings.data.readback_blocks,
-                dice=node.clock.random(),
-            )
-            result = await watch.during("restore", meter, work)
+            result = await bring_back(node, image, reader=await reader.get(), target=target, watch=watch)
         await node.workers.blocking(target.commit)
         watch.phase("done")
     finally:

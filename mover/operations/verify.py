@@ -8,12 +8,12 @@ from __future__ import annotations
 from mover.errors import Damaged
 from mover.jobs.steps import Values
 from mover.model.point import DiskImage, PointSummary, ReadMode, RestorePoint
+from mover.operations.images import bring_back
 from mover.operations.node import ReadingNode
 from mover.operations.ports import ReadingSession
 from mover.operations.progress import DiskWatch
 from mover.operations.reading import reading
-from mover.pipeline.flow import Meter
-from mover.pipeline.repository_to_disk import RestoreResult, restore_disk
+from mover.pipeline.repository_to_disk import RestoreResult
 
 _NAMED = 20
 JOB = "verify"
@@ -60,20 +60,9 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
 
 
 async def _verify(node: ReadingNode, point: RestorePoint, image: DiskImage, reader: ReadingSession) -> RestoreResult:
-    meter = Meter()
     watch = DiskWatch(node.progress, node.clock, job=JOB, vm=point.vm_name, disk=str(image.slot))
-    work = restore_disk(
-        image,
-        reader=reader,
-        workers=node.workers,
-        target=None,
-        meter=meter,
-        skip_zero=True,
-        readback_blocks=0,
-        dice=node.clock.random(),
-    )
     try:
-        result = await watch.during("verify", meter, work)
+        result = await bring_back(node, image, reader=reader, target=None, watch=watch)
         watch.phase("done")
         return result
     finally:
