@@ -56,7 +56,6 @@ class Proxy:
         self.has_effect = True
         self.refuse: dict[bool, tuple[int, Any]] = {}
         self.ignores_detach = 0
-        tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
         tiny.routes[f"GET v2/vms/{PROXY}"] = lambda _m, _c: (200, {"uuid": PROXY, "vm_disk_info": self.entries})
         tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = self._attach
         tiny.routes[f"POST v2/vms/{PROXY}/disks/detach"] = self._detach

@@ -70,7 +70,6 @@ async def test_a_vm_that_exists_already_is_not_made_a_second_time_by_another_way
     async with prism_world(tmp_path / "lab", "central", vms=(WIN,)) as world:
         saved = await world.ahv.vm(world.uuid("win01"))
     tiny = TinyPrism()
-    tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
     cluster = {"metadata": {"uuid": CLUSTER}, "status": {"name": "pe", "resources": {}}}
     tiny.routes["POST v3/clusters/list"] = lambda _m, _c: (200, {"entities": [cluster], "metadata": {}})
     tiny.routes["POST v3/idempotence_identifiers"] = lambda _m, _c: (200, {"uuid_list": [VM]})

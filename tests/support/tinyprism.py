@@ -79,6 +79,9 @@ class Call:
     cookie: str
 
 
+LOG_IN = {"GET v3/users/me": lambda _match, _call: (200, {"status": {"name": "admin"}})}
+
+
 @dataclass
 class TinyPrism:
     """State, the calls so far, and answers waiting for the next matching call."""
@@ -89,7 +92,7 @@ class TinyPrism:
     valid_cookies: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     scripts: list[tuple[re.Pattern[str], Reply, bool]] = field(default_factory=list)
-    routes: dict[str, Callable[[re.Match[str], Call], tuple[int, Any]]] = field(default_factory=dict)
+    routes: dict[str, Callable[[re.Match[str], Call], tuple[int, Any]]] = field(default_factory=lambda: dict(LOG_IN))
     headers: dict[str, str] = field(default_factory=lambda: {"X-Ntnx-Env": "pe"})
     in_flight: int = 0
     in_flight_peak: int = 0

@@ -29,7 +29,6 @@ class Views:
         self.v3 = {PROXY: by_v3(PROXY, "proxy01", "p"), GUEST: by_v3(GUEST, "web01", "new")}
         self.v2 = {PROXY: by_v2(PROXY, "p"), GUEST: by_v2(GUEST, "old")}
         cluster = {"metadata": {"uuid": CLUSTER}, "status": {"name": "pe", "resources": {}}}
-        tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
         tiny.routes["POST v3/clusters/list"] = lambda _m, _c: (200, listed([cluster]))
         tiny.routes["POST v3/(hosts|subnets)/list"] = lambda _m, _c: (200, listed([]))
         tiny.routes["GET v2/storage_containers/"] = lambda _m, _c: (200, listed([]))

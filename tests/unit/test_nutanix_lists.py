@@ -13,7 +13,6 @@ from tests.support.tinyprism import TinyPrism, answers, error, serving, session_
 @pytest.fixture
 async def prism(tmp_path):
     tiny = TinyPrism()
-    tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
     async with serving(tiny, tmp_path):
         yield tiny
 

@@ -20,7 +20,6 @@ NEW, BASE = "/default/.snapshot/61/4-1-8261/.acropolis/vmdisk/d", "/default/.sna
 @pytest.fixture
 async def prism(tmp_path):
     tiny = TinyPrism()
-    tiny.routes["GET v3/users/me"] = lambda _m, _c: (200, {"status": {"name": "admin"}})
     async with serving(tiny, tmp_path):
         yield tiny
 
