@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import os
 import resource
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,13 +40,11 @@ _STRIDE_BLOCKS = 2
 
 def fio(device: Path, *, block_bytes: int, reads: int, depth: int) -> Spent:
     """The same number of reads of the same size, at random, by libaio."""
-    command = ["fio", "--name=read", f"--filename={device}", "--readonly", "--rw=randread", f"--bs={block_bytes}"]
-    command += ["--direct=1", "--ioengine=libaio", f"--iodepth={depth}", f"--number_ios={reads}", "--norandommap"]
-    command += ["--output-format=json"]
+    options = [f"--filename={device}", "--readonly", f"--bs={block_bytes}", f"--iodepth={depth}"]
+    options += [f"--number_ios={reads}", "--norandommap"]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = tool.job("randread", *options)["read"]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = said["jobs"][0]["read"]
     return Spent(
         wall_s=done["runtime"] / 1000,
         user_s=after.ru_utime - used.ru_utime,

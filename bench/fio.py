@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from mover.errors import UsageError
 
@@ -17,27 +18,25 @@ def version() -> str | None:
     return subprocess.run(["fio", "--version"], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def job(way: str, *options: str) -> dict[str, Any]:
+    """What fio says of one job, direct and by libaio. way: read, randread, write. Raises CalledProcessError."""
+    command = ["fio", "--name=bench", f"--rw={way}", "--direct=1", "--ioengine=libaio", *options]
+    command += ["--output-format=json"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # Its remarks come before the JSON.
+    found: dict[str, Any] = json.loads(said[said.index("{") :])["jobs"][0]
+    return found
+
+
 def read_rate(device: Path, *, read_bytes: int, size_bytes: int, depth: int, is_random: bool = False) -> float:
     """Bytes a second: direct reads of ``size_bytes``, ``depth`` in flight. Raises UsageError with fio's words."""
-    command = [
-        "fio",
-        "--name=read",
-        f"--filename={device}",
-        "--readonly",
-        f"--rw={'randread' if is_random else 'read'}",
-        f"--bs={size_bytes}",
-        f"--size={read_bytes}",
-        f"--iodepth={depth}",
-        "--direct=1",
-        "--ioengine=libaio",
-        "--output-format=json",
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
+    options = (f"--filename={device}", "--readonly", f"--bs={size_bytes}", f"--size={read_bytes}", f"--iodepth={depth}")
+    try:
+        done = job("randread" if is_random else "read", *options)
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout).strip().splitlines()
         raise UsageError(
-            f"fio cannot read {device}: {said[-1] if said else done.returncode}",
+            f"fio cannot read {device}: {said[-1] if said else error.returncode}",
             remedy="Name a disk or file that allows direct reads; tmpfs does not.",
-        )
-    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]["read"]
-    return float(job["bw_bytes"])
+        ) from None
+    return float(done["read"]["bw_bytes"])

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from random import Random
 
-from mover.clock import SystemClock, stopwatch
+from bench.sessions import session_in_memory
+from mover.clock import stopwatch
 from mover.config import DataSettings
 from mover.device.protocol import ReadableDevice
 from mover.model.point import ID_BYTES, ReadMode
@@ -24,9 +22,7 @@ from mover.pipeline.disk_to_repository import DiskCopy, copy_disk
 from mover.pipeline.flow import Budget, Meter
 from mover.pipeline.plan import Audit
 from mover.pipeline.workers import Workers
-from mover.repository.repository import Repository
 from mover.repository.session import Session, StoredBlock
-from mover.storage.memory import MemoryStore
 
 
 class KnownBlocks:
@@ -58,28 +54,11 @@ class Spent:
         return self.user_s + self.system_s
 
 
-@asynccontextmanager
-async def open_session() -> AsyncIterator[Session]:
-    """A session of an unencrypted repository in memory."""
-    store, clock = MemoryStore(), SystemClock()
-    await Repository.init(store, passphrase=None, clock=clock)
-    with tempfile.TemporaryDirectory() as cache:
-        repository = await Repository.open(store, passphrase=None, cache_dir=Path(cache), clock=clock)
-        session = await repository.open_session(points=[])
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(session.run())
-            yield session
-            session.stop()
-            await running
-        await session.end()
-        await repository.close()
-
-
 async def copy(
     devices: Sequence[ReadableDevice], regions: Regions | None, data: DataSettings, *, hashed: bool
 ) -> Spent:
     """Copy the regions of each device (the whole, if none) side by side. No audit samples."""
-    async with open_session() as session:
+    async with session_in_memory() as session:
         known = KnownBlocks(session, hashed=hashed)
         with Workers(data, Budget(data.budget)) as workers:
             used, started = resource.getrusage(resource.RUSAGE_SELF), stopwatch()

@@ -10,11 +10,9 @@ thread; what the lock then lets through is measured, not projected; so many thre
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from time import sleep
 from typing import Annotated
@@ -24,7 +22,7 @@ import typer
 
 from bench.kit import Bench, Out, Quick, Samples, bench, settings_of
 from bench.kit import Spent as Watch
-from mover.clock import SystemClock
+from bench.sessions import session_in_memory
 from mover.config import DataSettings
 from mover.model.point import ReadMode
 from mover.model.region import Regions
@@ -33,11 +31,8 @@ from mover.pipeline.flow import Budget, Meter
 from mover.pipeline.plan import Audit
 from mover.pipeline.workers import Workers
 from mover.repository.codec import Codecs
-from mover.repository.keys import ScryptCost
 from mover.repository.layout import Codec
-from mover.repository.repository import Repository
 from mover.repository.session import Session
-from mover.storage.memory import MemoryStore
 from mover.units import MIB
 
 BLOCK_BYTES = 4096
@@ -87,19 +82,10 @@ class Spent:
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[Session]:
-    """A session of an encrypted repository in memory."""
-    store, clock = MemoryStore(), SystemClock()
-    await Repository.init(store, passphrase="bench", clock=clock, cost=ScryptCost(16, 1, 1))
-    with tempfile.TemporaryDirectory() as cache, patch("mover.repository.repository.Codecs", LateCodecs):
-        repository = await Repository.open(store, passphrase="bench", cache_dir=Path(cache), clock=clock)
-        session = await repository.open_session(points=[])
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(session.run())
+    """A session of an encrypted repository in memory, whose compression may sleep."""
+    with patch("mover.repository.repository.Codecs", LateCodecs):
+        async with session_in_memory(passphrase="bench") as session:
             yield session
-            session.stop()
-            await running
-        await session.end()
-        await repository.close()
 
 
 async def copy(disks: list[NumberedDisk], data: DataSettings, *, twice: bool) -> Spent:

@@ -28,6 +28,7 @@ from bench.kit import Bench, Folder, Out, Quick, Samples, Spent, bench, settings
 from bench.known import KnownBlocks
 from bench.latency import LateDisk
 from bench.results import Param
+from bench.sessions import CHEAP, running
 from mover.clock import SystemClock
 from mover.config import DataSettings
 from mover.errors import UsageError
@@ -38,7 +39,6 @@ from mover.pipeline.flow import Budget, Meter
 from mover.pipeline.plan import Audit
 from mover.pipeline.ports import BlockWriter
 from mover.pipeline.workers import Workers
-from mover.repository.keys import ScryptCost
 from mover.repository.repository import Repository
 from mover.repository.session import Session
 from mover.storage.health import StoreMetrics
@@ -133,7 +133,7 @@ async def _session(place: Path, budget: Budget) -> AsyncIterator[Session]:
     clock, folder = SystemClock(), place / "repository"
     store = await open_store(str(folder), {}, clock=clock, create=True, watch=StoreMetrics())
     try:
-        await Repository.init(store, passphrase="bench", clock=clock, cost=ScryptCost(16, 1, 1))
+        await Repository.init(store, passphrase="bench", clock=clock, cost=CHEAP)
         repository = await Repository.open(
             store,
             passphrase="bench",
@@ -142,13 +142,8 @@ async def _session(place: Path, budget: Budget) -> AsyncIterator[Session]:
             reserve=budget.reserve_pack,
             release=budget.release_pack,
         )
-        session = await repository.open_session(points=[])
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(session.run())
+        async with running(await repository.open_session(points=[])) as session:
             yield session
-            session.stop()
-            await running
-        await session.end()
         await repository.close()
     finally:
         await store.close()

@@ -21,8 +21,8 @@ from zstandard import ZstdCompressor
 
 from bench import content
 from bench.kit import Bench, Out, Quick, Samples, Spent, bench, thread_counts
+from bench.sessions import CHEAP, running
 from mover.clock import SystemClock
-from mover.repository.keys import ScryptCost
 from mover.repository.repository import Repository
 from mover.storage.memory import MemoryStore
 from mover.units import KIB, MIB
@@ -67,7 +67,7 @@ class _Sealing:
 
     async def run(self) -> dict[str, Spent]:
         store, clock = MemoryStore(), SystemClock()
-        await Repository.init(store, passphrase="bench", clock=clock, cost=ScryptCost(16, 1, 1))
+        await Repository.init(store, passphrase="bench", clock=clock, cost=CHEAP)
         with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(self._count) as threads:
             repository = await Repository.open(
                 store, passphrase="bench", cache_dir=Path(cache), clock=clock, level=self._level
@@ -84,17 +84,11 @@ class _Sealing:
             return await loop.run_in_executor(starter, spread, threads, self._count, make, self._blocks)
 
     async def _seal(self, repository: Repository, threads: ThreadPoolExecutor) -> list[bytes]:
-        session = await repository.open_session(points=[])
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(session.run())
+        async with running(await repository.open_session(points=[])) as session:
             for what in ("new", "known"):
                 self.spent[what] = await self._each(threads, lambda: session.store_block)
             await session.flush()
-            session.stop()
-            await running
-        ids = [session.block_id(block) for block in self._blocks]
-        await session.end()
-        return ids
+            return [session.block_id(block) for block in self._blocks]
 
     async def _open(self, repository: Repository, threads: ThreadPoolExecutor, ids: list[bytes]) -> None:
         reader = await repository.open_reader()
