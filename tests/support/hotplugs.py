@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,19 @@ def read(descriptor: int, offset: int, length: int) -> bytes:
     page = mmap.mmap(-1, max(length, mmap.PAGESIZE))
     view = memoryview(page)[:length]
     return bytes(view[: os.preadv(descriptor, [view], offset)])
+
+
+@contextmanager
+def buses(folder: Path) -> Iterator[Callable[[bool], Bus]]:
+    """Makes a bus, of loop devices or of files; at the end nothing of it is left in the kernel."""
+    made: list[Bus] = []
+
+    def make(use_loop: bool) -> Bus:
+        made.append(Bus(folder / "lab", use_loop))
+        return made[-1]
+
+    yield make
+    for bus in made:
+        bus.stop()
+    assert loops.below(folder) == []
+    assert loops.mounts_below(folder) == []

@@ -15,22 +15,13 @@ import pytest
 from mover.errors import LabError
 from mover.lab import identity, loops
 from mover.lab.hotplug import Hotplug, PlugFaults
-from tests.support.hotplugs import KINDS, MIB, OTHER, SIZE, UUID, Bus, read
+from tests.support.hotplugs import KINDS, MIB, OTHER, SIZE, UUID, Bus, buses, read
 
 
 @pytest.fixture
 def make_bus(tmp_path: Path) -> Iterator[Callable[[bool], Bus]]:
-    made: list[Bus] = []
-
-    def make(use_loop: bool) -> Bus:
-        made.append(Bus(tmp_path / "lab", use_loop))
-        return made[-1]
-
-    yield make
-    for bus in made:
-        bus.stop()
-    assert loops.below(tmp_path) == []
-    assert loops.mounts_below(tmp_path) == []
+    with buses(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture(params=KINDS)
