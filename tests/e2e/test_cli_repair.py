@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.test_cli_store import REPOSITORY, flip, objects
+from tests.support.commandline import REPOSITORY, flip, objects
 
 
 @pytest.fixture

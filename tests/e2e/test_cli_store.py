@@ -8,21 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.support.commandline import PASSPHRASE, invoke
-
-STORE, REPOSITORY = 5, 6
-
-
-def flip(path, at: int = -40) -> None:
-    """One byte of a file, counted from its end."""
-    content = bytearray(path.read_bytes())
-    content[at] ^= 0xFF
-    path.chmod(0o600)
-    path.write_bytes(content)
-
-
-def objects(desk, kind: str) -> list:
-    return sorted(path for path in (desk.repository / kind).rglob("*") if path.is_file())
+from tests.support.commandline import PASSPHRASE, REPOSITORY, STORE, flip, invoke, objects
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mover.clock import SystemClock, pause
-from tests.e2e.test_cli_process import Process
 from tests.support.commandline import TWO
 from tests.support.commandline import desk as new_desk
+from tests.support.processes import Process
 
 PATIENCE_S = 60.0
 CLOCK = SystemClock()

@@ -22,6 +22,8 @@ from mover.__main__ import app
 from mover.lab.server import DiskSpec, Fault, Lab, LabOptions, VmSpec
 
 MIB = 1 << 20
+STORE, REPOSITORY = 5, 6
+"""Exit codes."""
 PASSPHRASE = "correct horse battery staple"
 ONE = VmSpec(name="one", disks=(DiskSpec(size_bytes=8 * MIB),))
 TWO = VmSpec(name="two", disks=(DiskSpec(size_bytes=4 * MIB), DiskSpec(size_bytes=8 * MIB)), guest_tools="vss")
@@ -208,3 +210,16 @@ def desk(folder: Path, certificates: Path, *, vms: tuple[VmSpec, ...] = (ONE, TW
         yield Desk(lab, folder)
     finally:
         asyncio.run(lab.stop())
+
+
+def flip(path: Path, at: int = -40) -> None:
+    """One byte of a file, counted from its end."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+def objects(desk: Desk, kind: str) -> list[Path]:
+    """The files of a kind of object in the desk's repository."""
+    return sorted(path for path in (desk.repository / kind).rglob("*") if path.is_file())
