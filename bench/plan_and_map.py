@@ -57,6 +57,15 @@ class NoData:
         return ZERO_ID
 
 
+def _scattered(count: int, size_bytes: int, block_bytes: int) -> Regions:
+    """So many regions smaller than a block, at random places; a fifth of them zero."""
+    dice = np.random.default_rng(1)
+    starts = dice.integers(0, size_bytes - block_bytes, count)
+    kinds = np.where(dice.random(count) < 0.2, RegionKind.ZERO, RegionKind.DATA)
+    rows = np.stack([starts, dice.integers(4096, block_bytes, count), kinds], axis=1)
+    return Regions.from_rows(rows, size_bytes=size_bytes)
+
+
 async def measure(size_bytes: int, regions: int) -> dict[str, float]:
     settings, clock, block = Settings().data, SystemClock(), Settings().data.block_size
     store = MemoryStore()
@@ -65,10 +74,7 @@ async def measure(size_bytes: int, regions: int) -> dict[str, float]:
         repository = await Repository.open(store, passphrase=None, cache_dir=Path(cache), clock=clock)
         session = await repository.open_session(points=[(VM, "0001")])
         started, lag = stopwatch(), LoopLag()
-        dice = np.random.default_rng(1)
-        starts = dice.integers(0, size_bytes - block, regions)
-        kinds = np.where(dice.random(regions) < 0.2, RegionKind.ZERO, RegionKind.DATA)
-        rows = np.stack([starts, dice.integers(4096, block, regions), kinds], axis=1)
+        listed = _scattered(regions, size_bytes, block)
         nodes = -(-size_bytes // block // FAN_OUT)
         slot = Slot("scsi", 0)
         former = DiskImage("d", slot, size_bytes, ReadMode.FULL, "", None, None, block, FAN_OUT, ZERO_ID * nodes)
@@ -78,7 +84,7 @@ async def measure(size_bytes: int, regions: int) -> dict[str, float]:
             job = DiskCopy(
                 size_bytes=size_bytes,
                 block_bytes=block,
-                regions=Regions.from_rows(rows, size_bytes=size_bytes),
+                regions=listed,
                 mode=ReadMode.INCREMENTAL,
                 unlisted="unchanged",
                 audit=Audit(settings.audit_blocks, Random(1)),

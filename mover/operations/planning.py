@@ -48,9 +48,7 @@ async def plan_disks(
         image = former.get(disk.device_uuid)
         blocks = wishes.blocks
         if data.block_size == AUTO and image is not None:
-            # Only what becomes a base makes up for its full read.
-            current = _base_block_bytes(base, disk) or image.block_bytes
-            blocks = choose(current, image.touched) if request.keep_base else BlockChoice(current)
+            blocks = _own_blocks(image, _base_block_bytes(base, disk), keep_base=request.keep_base)
         rolling = next_slice(
             image.slice_place if image else None,
             now=wishes.now,
@@ -74,6 +72,13 @@ async def _unsound(session: WriteSession, base: Base | None) -> frozenset[str]:
     disks = base.point.disks if base is not None else ()
     kept = [disk for disk in disks if disk.mode is not ReadMode.EXCLUDED]
     return frozenset([disk.device_uuid for disk in kept if await session.leans_on_suspects(disk)])
+
+
+def _own_blocks(former: DiskImage, base_block_bytes: int, *, keep_base: bool) -> BlockChoice:
+    """The size of blocks of a disk that was read before. base_block_bytes: of its base, 0 without one."""
+    current = base_block_bytes or former.block_bytes
+    # Only what becomes a base makes up for its full read.
+    return choose(current, former.touched) if keep_base else BlockChoice(current)
 
 
 def _base_block_bytes(base: Base | None, disk: Disk) -> int:

@@ -40,14 +40,7 @@ class FakeKernel:
     ) -> None:
         """serial: what the disk says (default: Nutanix's form of the UUID; "" says nothing)."""
         self._minor += 16
-        facts = backing.stat()
-        number, real_sequence = f"8:{self._minor}", self._minor
-        if stat.S_ISBLK(facts.st_mode):
-            number = f"{os.major(facts.st_rdev)}:{os.minor(facts.st_rdev)}"
-            real_sequence = int(Path(f"/sys/dev/block/{number}/diskseq").read_text())
-            facts_size = int(Path(f"/sys/dev/block/{number}/size").read_text()) * 512
-        else:
-            facts_size = facts.st_size
+        number, real_sequence, real_bytes = _facts(backing) or (f"8:{self._minor}", self._minor, backing.stat().st_size)
         if serial is None:
             serial = f"NFS_4_0_289_{vmdisk_uuid.replace('-', '_')}" if vmdisk_uuid else ""
         folder = self.root / "sys" / f".{name}"
@@ -56,7 +49,7 @@ class FakeKernel:
         (folder / "queue").mkdir()
         write = {
             "dev": f"{number}\n",
-            "size": f"{(facts_size if size_bytes is None else size_bytes) // 512}\n",
+            "size": f"{(real_bytes if size_bytes is None else size_bytes) // 512}\n",
             "ro": "0\n",
             "diskseq": f"{real_sequence if sequence is None else sequence}\n",
             "queue/logical_block_size": "512\n",
@@ -128,6 +121,16 @@ class FakeKernel:
             folder = self.root / "sys/class/net" / interface
             folder.mkdir(exist_ok=True)
             (folder / "address").write_text(f"{mac}\n")
+
+
+def _facts(backing: Path) -> tuple[str, int, int] | None:
+    """Number, sequence and size of a block device, as the real kernel has them; None for a file."""
+    facts = backing.stat()
+    if not stat.S_ISBLK(facts.st_mode):
+        return None
+    number = f"{os.major(facts.st_rdev)}:{os.minor(facts.st_rdev)}"
+    real = Path("/sys/dev/block") / number
+    return number, int((real / "diskseq").read_text()), int((real / "size").read_text()) * 512
 
 
 def vpd80(serial: str) -> bytes:

@@ -104,6 +104,22 @@ class World:
         assert all(device.is_closed for device in self.devices.opened)
 
 
+def _small(folder: Path, flags: dict[str, Any]) -> Settings:
+    """Settings of a world of small disks."""
+    defaults = {
+        "state_dir": str(folder),
+        "data.block_size": BLOCK,
+        "data.budget": 16 * MIB,
+        "data.read_size": BLOCK,
+        "repository.pack_size": MIB,
+        "limits.container_free": 0,
+        "limits.store_free": 0,
+        "data.audit_blocks": 2,
+        "data.readback_blocks": 2,
+    }
+    return load(environment={}, flags={**defaults, **flags})
+
+
 @asynccontextmanager
 async def world(
     folder: Path,
@@ -116,19 +132,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """inner: the store (memory if not given); seed: of ids and dice; flags: dotted settings, ``limits__vms=1``."""
     clock = clock or TestClock(seed)
-    named = {name.replace("__", "."): value for name, value in flags.items()}
-    defaults = {
-        "state_dir": str(folder),
-        "data.block_size": BLOCK,
-        "data.budget": 16 * MIB,
-        "data.read_size": BLOCK,
-        "repository.pack_size": MIB,
-        "limits.container_free": 0,
-        "limits.store_free": 0,
-        "data.audit_blocks": 2,
-        "data.readback_blocks": 2,
-    }
-    settings: Settings = load(environment={}, flags={**defaults, **named})
+    settings = _small(folder, {name.replace("__", "."): value for name, value in flags.items()})
     fake = hypervisor or FakeHypervisor(now=clock.now)
     if not any(vm.name == "proxy" for vm in fake.state.vms.values()):
         fake.add_vm("proxy", [64 * KIB])
