@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"mover.catalog", "mover.repository"},
     {"mover.pipeline"},
     {"mover.jobs"},
-    {"mover.operations", "mover.browse"},
+    {"mover.operations"},
     {"mover.app"},
     {"mover.cli", "mover.api"},
     {"mover.daemon", "mover.tour"},
@@ -61,9 +61,10 @@ LATE = {
 }
 """(module, what it imports inside a function), so that short commands do without; the reason stands beside it."""
 
-FUNCTION_LINES_MAX = 70
-FILE_LINES_MAX = 350
-MEDIAN_FUNCTION_LINES_MAX = 12
+FUNCTION_LINES_MAX = 50
+FILE_LINES_MAX = 340
+TEST_FILE_LINES_MAX = 400
+MEDIAN_FUNCTION_LINES_MAX = 8
 LONG_FUNCTIONS: dict[str, int] = {}
 """Today's exceptions to the limit, with their size: may shrink, may not grow or be joined."""
 LONG_FILES: dict[str, int] = {"mover.errors": 450}
@@ -201,6 +202,8 @@ def test_functions_stay_small():
 def test_files_stay_small():
     grown = {m.name: m.lines for m in modules() if m.lines > LONG_FILES.get(m.name, FILE_LINES_MAX)}
     assert not grown, grown
+    tests = {path: path.read_text("utf-8").count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert max(tests.values()) <= TEST_FILE_LINES_MAX, max(tests, key=tests.__getitem__)
 
 
 def test_every_module_says_what_it_owns():
