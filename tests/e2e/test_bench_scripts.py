@@ -31,6 +31,7 @@ SCRIPTS = {
     "scrape": {"scrape.cpu", "scrape.first.cpu", "scrape.lag", "scrape.size", "scrape.library.cpu"},
     "lock": {"lock.held", "lock.projected", "lock.reached"},
     "block_size": {"block_size.full.cpu", "block_size.day.stored", "block_size.restore.wall", "block_size.index"},
+    "plan_and_map": {"plan_and_map.cpu", "plan_and_map.peak", "plan_and_map.blocks", "plan_and_map.lag"},
     "startup": {"startup.help.time", "startup.points.cpu", "startup.points.unencrypted.cpu"},
 }
 IN_MEMORY = {"seal", "latency", "lock", "scrape"}
