@@ -1,6 +1,7 @@
 """What a SCSI disk itself answers now: sysfs shows what the kernel asked once, when the disk came.
 
-A disk that is exchanged without an event leaves its predecessor's identity in sysfs.
+A disk that is exchanged without an event leaves its predecessor's identity in sysfs. Prism's disks are all
+SCSI, so what cannot be asked is none of them; only a lab's disks, loop devices and files, go unasked.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 
 from mover.device.identity import designator_texts, serial_text
 
@@ -19,7 +21,10 @@ _PAGE_BYTES = 1020
 """A target that knows one byte of it takes it for 252."""
 _SENSE_BYTES = 64
 _TIMEOUT_MS = 5000
-_NOT_SCSI = {errno.ENOTTY, errno.EINVAL}
+NOT_SCSI = {errno.ENOTTY, errno.EINVAL}
+"""Its driver knows no such request."""
+_LOOP = 7
+"""Major number of loop devices, the same in every kernel."""
 _GOOD, _CHECK_CONDITION = 0, 2
 
 
@@ -53,17 +58,23 @@ class _Request(ctypes.Structure):
 
 
 def texts(fd: int) -> tuple[str, ...] | None:
-    """What an open disk names itself, from VPD pages 0x80 and 0x83; None when it is no SCSI disk.
+    """What an open disk names itself, from VPD pages 0x80 and 0x83; None for a loop device or a file.
 
-    A page that it does not have counts as empty. Raises OSError when it does not answer: ENXIO if it may later.
+    A page that it does not have counts as empty. Raises OSError when it does not answer: ENXIO if it may later,
+    one of NOT_SCSI if it is no SCSI disk.
     """
     try:
         serial, designators = serial_text(_page(fd, 0x80)), designator_texts(_page(fd, 0x83))
     except OSError as error:
-        if error.errno in _NOT_SCSI:
+        if error.errno in NOT_SCSI and _is_of_a_lab(fd):
             return None
         raise
     return (*((serial,) if serial else ()), *designators)
+
+
+def _is_of_a_lab(fd: int) -> bool:
+    facts = os.fstat(fd)
+    return stat.S_ISREG(facts.st_mode) or (stat.S_ISBLK(facts.st_mode) and os.major(facts.st_rdev) == _LOOP)
 
 
 def _page(fd: int, code: int) -> bytes:

@@ -18,7 +18,7 @@ from mover.clock import Clock, Dice
 from mover.device import bus, inquiry, ioctl, sysfs
 from mover.device.direct import DirectDevice, closing_on_error, measure
 from mover.device.identity import Identity
-from mover.device.proof import Want, absent, busy, changed, refused
+from mover.device.proof import Want, absent, busy, changed, not_scsi, refused
 from mover.device.sysfs import BlockDevice
 from mover.errors import DeviceAbsent, DeviceBusy
 from mover.units import align_down
@@ -163,6 +163,8 @@ def _answers(fd: int, disk: BlockDevice, want: Want) -> tuple[str, ...] | None:
     except OSError as error:
         if error.errno in WENT_AWAY:
             raise
+        if error.errno in inquiry.NOT_SCSI:
+            raise not_scsi(disk, want) from error
         is_denied = error.errno in _NO_RIGHTS
         raise refused(
             "rights" if is_denied else "unreadable",

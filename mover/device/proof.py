@@ -110,6 +110,17 @@ def changed(disk: BlockDevice, want: Want, what: str) -> DeviceRefused:
     )
 
 
+def not_scsi(disk: BlockDevice, want: Want) -> DeviceRefused:
+    """It cannot be asked who it is, as every disk of Prism's can."""
+    return refused(
+        "not-scsi",
+        f"/dev/{disk.name}, which should be {want}, is no SCSI disk: it knows no INQUIRY, so nothing but the kernel's "
+        "memory says who it is",
+        "Run mover in a VM of the cluster; a container needs the host's own /dev and /sys. What Prism attaches "
+        "is SCSI; virtio-blk, NVMe and layers upon disks are not.",
+    )
+
+
 def busy(disk: BlockDevice, want: Want, by: Iterable[str]) -> DeviceBusy:
     """Somebody on this node holds the disk."""
     return DeviceBusy(

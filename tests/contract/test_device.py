@@ -20,7 +20,7 @@ import pytest
 
 from mover.clock import FakeClock
 from mover.config import NodeSettings
-from mover.device import ioctl
+from mover.device import inquiry, ioctl
 from mover.device.direct import DirectDevice
 from mover.device.locate import Locator
 from mover.errors import DeviceBusy, DeviceFault, DeviceRefused
@@ -272,3 +272,16 @@ async def test_reads_that_fail_in_the_kernel_name_their_exact_range(block: Plugg
     assert caught.value.facts["errno"] == errno.EIO
     assert caught.value.facts["offset_bytes"] == cut
     assert caught.value.facts["length_bytes"] == (1 << 20) - 3 * 4096
+
+
+@marked
+@pytest.mark.parametrize("writable", [False, True])
+async def test_a_block_device_of_another_kind_that_knows_no_inquiry_is_refused_untouched(
+    block: Plugged, monkeypatch: pytest.MonkeyPatch, writable: bool
+):
+    """What a loop device answers to SG_IO is what virtio-blk and NVMe answer."""
+    monkeypatch.setattr(inquiry, "_LOOP", 254)
+    with pytest.raises(DeviceRefused, match="is no SCSI disk") as caught:
+        await block.open(writable=writable)
+    assert caught.value.facts["reason"] == "not-scsi"
+    assert not is_read_only(block.device)

@@ -6,6 +6,8 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,10 +60,35 @@ def test_a_disk_that_is_busy_or_silent_has_not_answered(disk, outcome):
         inquiry.texts(NOTHING)
 
 
+NUMBERS = {"loop3": 0x703, "sda": 0x800, "vda": 0xFE00}
+
+
 @pytest.mark.parametrize("number", [errno.ENOTTY, errno.EINVAL])
-def test_what_knows_no_such_request_is_no_scsi_disk(monkeypatch, number):
+@pytest.mark.parametrize(
+    ("mode", "name", "is_excused"),
+    [
+        (stat.S_IFREG, None, True),
+        (stat.S_IFBLK, "loop3", True),
+        (stat.S_IFBLK, "sda", False),
+        (stat.S_IFBLK, "vda", False),
+        (stat.S_IFCHR, "loop3", False),
+    ],
+)
+def test_what_knows_no_such_request_is_excused_in_a_lab_alone(monkeypatch, number, mode, name, is_excused):
     def ioctl(fd, request, argument):
         raise OSError(number, "no")
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    assert inquiry.texts(NOTHING) is None
+    facts = SimpleNamespace(st_mode=mode | 0o600, st_rdev=NUMBERS.get(name, 0))
+    monkeypatch.setattr(inquiry, "os", SimpleNamespace(fstat=lambda fd: facts, major=os.major))
+    if is_excused:
+        assert inquiry.texts(NOTHING) is None
+        return
+    with pytest.raises(OSError, match="no") as caught:
+        inquiry.texts(NOTHING)
+    assert caught.value.errno in inquiry.NOT_SCSI
+
+
+def test_a_file_is_excused(tmp_path):
+    with (tmp_path / "disk.raw").open("wb") as file:
+        assert inquiry.texts(file.fileno()) is None

@@ -144,6 +144,8 @@ async def test_a_name_of_udevs_that_the_disk_does_not_bear_out_is_refused(bench:
         (errno.EPERM, DeviceRefused, "rights"),
         (errno.EACCES, DeviceRefused, "rights"),
         (errno.EIO, DeviceRefused, "unreadable"),
+        (errno.ENOTTY, DeviceRefused, "not-scsi"),
+        (errno.EINVAL, DeviceRefused, "not-scsi"),
     ],
 )
 async def test_each_failure_to_ask_has_its_words(bench: Bench, monkeypatch, number, kind, reason):
@@ -154,7 +156,7 @@ async def test_each_failure_to_ask_has_its_words(bench: Bench, monkeypatch, numb
     monkeypatch.setattr(inquiry, "texts", texts)
     error = await bench.refusal(kind)
     assert error.facts.get("reason") == reason
-    assert ("SG_IO" in error.message) == (reason is not None)
+    assert ("SG_IO" in error.message or "INQUIRY" in error.message) == (reason is not None)
     assert ("seccomp" in error.remedy) == (reason == "rights")
 
 
