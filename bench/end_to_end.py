@@ -24,7 +24,7 @@ from bench.kit import Bench, Out, Quick, bench, check_room, settings_of
 from bench.measure import MIB, Run, folder_bytes, shell
 from bench.results import Results, write
 from bench.sample_disk import SampleDisk, attached, build, empty_target, evict, reflink_folder
-from mover.config import Settings
+from mover.config import DataSettings, Settings
 from mover.errors import Damaged, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,19 +73,21 @@ def peer_round(peer: peers.Peer, disks: peers.Disks, size: int, folder: Path, ro
         _compare(target, disks.second, peer.name)
 
 
-def full_limit(device: Path, size: int, level: int, round_: int) -> Iterator[Run]:
+def full_limit(device: Path, size: int, data: DataSettings, round_: int) -> Iterator[Run]:
     """What the machine allows a full: the disk's read alone, the computing alone."""
-    computed, _ = _computed(device, level, "full")
+    computed, _ = _computed(device, data, "full")
     yield from _limit("full", {"fio read": limit.read_alone([device], size_bytes=size), "compute": computed}, round_)
 
 
-def restore_limit(repository: Path, device: Path, size: int, level: int, folder: Path, round_: int) -> Iterator[Run]:
+def restore_limit(
+    repository: Path, device: Path, size: int, data: DataSettings, folder: Path, round_: int
+) -> Iterator[Run]:
     """What it allows a restore of that disk: opening blocks; reading packs and writing the disk at once, which share
     a disk here. What each of the two takes by itself is shown beside.
     """
     evict(repository)
     packs = sorted(path for path in (repository / "packs").rglob("*") if path.is_file())
-    computed, written_bytes = _computed(device, level, "restore")
+    computed, written_bytes = _computed(device, data, "restore")
     with empty_target(folder, size) as target:
         written = limit.write_alone(target, size_bytes=written_bytes)
     read = limit.read_alone(packs)
@@ -96,8 +98,16 @@ def restore_limit(repository: Path, device: Path, size: int, level: int, folder:
     yield from _limit("restore", {"open blocks": computed, "fio read and write": both}, round_)
 
 
-def _computed(device: Path, level: int, operation: str) -> tuple[limit.Part, int]:
-    command = [sys.executable, "-m", "bench.limit", str(device), str(level), operation]
+def _computed(device: Path, data: DataSettings, operation: str) -> tuple[limit.Part, int]:
+    command = [
+        sys.executable,
+        "-m",
+        "bench.limit",
+        str(device),
+        str(data.level),
+        str(data.first_block_bytes),
+        operation,
+    ]
     said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     wall, cpu, size_bytes = json.loads(said)
     return limit.Part(wall, cpu), size_bytes
@@ -142,16 +152,16 @@ def measured(plan: Plan, place: Path, disk: SampleDisk, here: Sequence[peers.Pee
     hints = place / "hints.json"
     hints.write_text(json.dumps([{"offset": o, "length": n, "exists": "true"} for o, n in disk.regions]))
     ours = Ours(place / "mover", place / "mover-cache", plan.data)
-    level, size = plan.data.get("level", Settings().data.level), plan.size_bytes
+    size, data = plan.size_bytes, DataSettings().model_copy(update=plan.data)
     with attached(disk.first, read_only=True) as first, attached(disk.second, read_only=True) as second:
         disks = peers.Disks(first, second, hints)
         for round_ in range(1, plan.rounds + 1):
             if plan.wants("limit"):
-                yield from full_limit(first, size, level, round_)
+                yield from full_limit(first, size, data, round_)
             if plan.wants("mover"):
                 yield from our_round(ours, disk, first, second, place, round_)
             if plan.wants("limit") and plan.wants("mover"):
-                yield from restore_limit(place / "mover", second, size, level, place, round_)
+                yield from restore_limit(place / "mover", second, size, data, place, round_)
             for peer in here:
                 if plan.wants(peer.name):
                     yield from peer_round(peer, disks, size, place, round_)

@@ -1,9 +1,9 @@
 """What this machine and disk allow at most: each part of a full and of a restore by itself.
 
 Reading and writing are fio's, 1 MiB, direct, depth 4; of a restore also both at once, since they share a
-disk here. Computing is done on as many threads as cores,
-from memory to memory, with what a backup or restore must do to each block of the disk that is not zero:
-keyed BLAKE3, zstd, AES-256-GCM. The largest part is the limit: the others may hide behind it.
+disk here. Computing is done on as many threads as cores, from memory to memory, with what a backup or restore must
+do to each block of the disk that is not zero: keyed BLAKE3, zstd with the product's parameters, AES-256-GCM. The
+largest part is the limit: the others may hide behind it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Any
 
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from zstandard import ZstdCompressor, ZstdDecompressor
+from zstandard import ZstdDecompressor
 
-BLOCK_BYTES = 1 << 20
+from mover.repository.codec import Codecs
+from mover.repository.layout import Codec
+
 _KEY = bytes(range(32))
 _NONCE = bytes(12)
 """The same for all: nothing here is a secret, and the work is the same."""
@@ -76,41 +78,46 @@ def _part(job: dict[str, Any]) -> Part:
     return Part(wall_s, wall_s * (job["usr_cpu"] + job["sys_cpu"]) / 100)
 
 
-def compute_alone(device: Path, *, level: int, operation: str) -> tuple[Part, int]:
+def compute_alone(device: Path, *, level: int, block_bytes: int, operation: str) -> tuple[Part, int]:
     """What a ``full`` or a ``restore`` computes, and the bytes of the blocks that are not zero."""
-    sizes: list[int] = []
-    blocks = list(_blocks(device, sizes))
+    blocks = list(_blocks(device, block_bytes))
+    size_bytes = sum(map(len, blocks))
     if operation == "full":
-        return _on_all_cores(blocks, lambda: _sealing(level)), sum(sizes)
+        return _on_all_cores(blocks, lambda: _sealing(level)), size_bytes
     sealed = []
     seal = _sealing(level)
     while blocks:
         sealed.append(seal(blocks.pop()))
-    return _on_all_cores(sealed, _opening), sum(sizes)
+    return _on_all_cores(sealed, _opening), size_bytes
 
 
-def _blocks(device: Path, sizes: list[int]) -> Iterator[bytes]:
-    zeroes = bytes(BLOCK_BYTES)
+def _blocks(device: Path, block_bytes: int) -> Iterator[bytes]:
+    zeroes = bytes(block_bytes)
     with device.open("rb") as disk:
-        while block := disk.read(BLOCK_BYTES):
+        while block := disk.read(block_bytes):
             if block != zeroes[: len(block)]:
-                sizes.append(len(block))
                 yield block
 
 
-def _sealing(level: int) -> Callable[[bytes], bytes]:
-    compressor, cipher = ZstdCompressor(level=level), AESGCM(_KEY)
+def _sealing(level: int) -> Callable[[bytes], tuple[Codec, bytes]]:
+    codecs, cipher = Codecs(level), AESGCM(_KEY)
 
-    def seal(block: bytes) -> bytes:
+    def seal(block: bytes) -> tuple[Codec, bytes]:
         blake3(block, key=_KEY).digest()
-        return cipher.encrypt(_NONCE, compressor.compress(block), None)
+        codec, packed = codecs.pack(block)
+        return codec, cipher.encrypt(_NONCE, packed, None)
 
     return seal
 
 
 def _opening() -> Callable[[bytes], Any]:
     decompressor, cipher = ZstdDecompressor(), AESGCM(_KEY)
-    return lambda record: blake3(decompressor.decompress(cipher.decrypt(_NONCE, record, None)), key=_KEY).digest()
+
+    def open_one(record: tuple[Codec, bytes]) -> None:
+        packed = cipher.decrypt(_NONCE, record[1], None)
+        blake3(decompressor.decompress(packed) if record[0] is Codec.ZSTD else packed, key=_KEY).digest()
+
+    return open_one
 
 
 def _on_all_cores(items: Iterable[bytes], make: Callable[[], Callable[[bytes], Any]]) -> Part:
@@ -138,5 +145,6 @@ def _on_all_cores(items: Iterable[bytes], make: Callable[[], Callable[[bytes], A
 
 
 if __name__ == "__main__":
-    part, size = compute_alone(Path(sys.argv[1]), level=int(sys.argv[2]), operation=sys.argv[3])
+    path, wanted, block, what = sys.argv[1:]
+    part, size = compute_alone(Path(path), level=int(wanted), block_bytes=int(block), operation=what)
     print(json.dumps([part.wall_s, part.cpu_s, size]))
