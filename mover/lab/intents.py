@@ -189,7 +189,8 @@ def _clone_of_v2(vm: VmRecord | None, clone: Json) -> Json:
     address = clone["disk_address"]
     slot = (address.get("device_bus", "").upper(), address.get("device_index"))
     ways = [name for name in ("vmdisk_uuid", "ndfs_filepath") if address.get(name)]
-    if "device_bus" in address:
+    if "device_bus" in address and not ways:
+        # Beside a path or a UUID it is taken, and means nothing.
         ways.append("slot")
     if len(ways) != 1:
         raise invalid("a source is one of vmdisk_uuid, ndfs_filepath, or bus and index")
@@ -209,8 +210,8 @@ def _clone_of_v2(vm: VmRecord | None, clone: Json) -> Json:
     return facts | {"clone_vmdisk_uuid": disk.vmdisk_uuid}
 
 
-def container_rule(cluster: Cluster, item: Json) -> str | None:
-    """How an attach body breaks the lab's rule on storage_container_uuid beside a path; None: it does not."""
+def broken_rule(cluster: Cluster, item: Json) -> str | None:
+    """How an attach body breaks the lab's rules on what stands beside a path; None: it does not."""
     clone = item.get("vm_disk_clone")
     if clone is None:
         return None
@@ -220,6 +221,8 @@ def container_rule(cluster: Cluster, item: Json) -> str | None:
         return "storage_container_uuid is required for a snapshot vmdisk"
     if "/.snapshot/" not in path:
         return None
+    if cluster.options.attach_source_bus == "required" and "device_bus" not in clone["disk_address"]:
+        return "device_bus is required in the source's disk_address"
     rule = cluster.options.attach_container
     if rule == "required" and not has_container:
         return "storage_container_uuid is required for a snapshot vmdisk"

@@ -146,8 +146,10 @@ class LabOptions(Spec):
 
     attach_container: Literal["optional", "required", "prohibited"] = "optional"
     """storage_container_uuid beside a v3 snapshot's path."""
-    attach_refusal: Literal["sync", "task"] = "sync"
-    """Where a body that breaks the rule above fails."""
+    attach_source_bus: Literal["optional", "required"] = "optional"
+    """device_bus inside the source's address, beside a v3 snapshot's path."""
+    attach_refusal: Literal["sync", "sync-500", "task"] = "sync"
+    """Where a body that breaks the rules above fails: at once (422, or 500 with v2's error body), or in its task."""
     snapshot_shows_context: bool = True
     """status.execution_context of a vm_snapshot."""
     repeated_uuid: Literal["accept", "conflict", "refuse"] = "accept"
@@ -170,6 +172,8 @@ class LabOptions(Spec):
     element_categories: Literal["missing", "empty"] = "missing"
     execution_context_list: bool = False
     """Some builds put a list task_uuids there."""
+    error_spelling: Literal["ERROR", "kError"] = "ERROR"
+    """status.state of a snapshot that failed."""
     snapshot_extras: bool = True
     """snapshot_file_list also names CD-ROM and NVRAM files."""
     refuse_unknown_members: bool = True

@@ -142,13 +142,14 @@ class PrismV2:
 
     async def _attach(self, call: Call) -> Answer:
         cluster = self._cluster
-        vm = cluster.vm(call.params["uuid"])
+        vm = self._record(call)
         items = call.body["vm_disks"]
-        broken = next((rule for rule in (intents.container_rule(cluster, item) for item in items) if rule), None)
+        broken = next((rule for rule in (intents.broken_rule(cluster, item) for item in items) if rule), None)
         if not items:
             raise intents.invalid("vm_disks is empty")
-        if broken and cluster.options.attach_refusal == "sync":
-            raise intents.invalid(broken)
+        if broken and cluster.options.attach_refusal != "task":
+            status = 500 if cluster.options.attach_refusal == "sync-500" else 422
+            raise Refusal(status, "INVALID_REQUEST", broken)
         wishes = [intents.wish_of_v2(cluster, vm, item).model_dump() for item in items]
         task = self._on_vm(call, "VmDiskCreate", "refuse" if broken else "attach", vm, wishes=wishes, detail=broken)
         return self._started(task)

@@ -177,8 +177,9 @@ def snapshot(cluster: Cluster, record: SnapshotRecord, *, task_uuid: str | None 
         "snapshot_type": record.asked_type,
         "resources": {"entity_uuid": record.vm_uuid},
     }
+    state = cluster.options.error_spelling if record.state == "ERROR" else record.state
     status: Json = {
-        "state": cluster.options.deleted_snapshot_state if is_gone(record, cluster.now()) else record.state,
+        "state": cluster.options.deleted_snapshot_state if is_gone(record, cluster.now()) else state,
         "name": record.name,
         "snapshot_type": record.made_type,
         "consistency_group_uuid": record.group_uuid,

@@ -170,6 +170,20 @@ async def test_a_source_that_is_gone_is_not_found(world):
         await world.ahv.attach(world.lab.proxy_uuid, Slot("scsi", 9), CloneSource(path=path))
 
 
+async def test_the_disk_of_a_proxy_that_was_restored_itself_is_no_leftover(world):
+    """Seen on a real cluster: it names the snapshot's file that it came from, and bears the same vmdisk UUID."""
+    disk = world.lab.vms["proxy01"].disks[0]
+    disk.source_path = f"/default/.snapshot/52/198-155-52/.acropolis/vmdisk/{disk.vmdisk_uuid}"
+    assert (await world.ahv.leftovers(PREFIX, world.lab.proxy_uuid)).attachments == ()
+
+
+async def test_a_snapshot_that_failed_by_its_inner_name_is_an_error_at_once(tmp_path):
+    async with prism_world(tmp_path, "element", error_spelling="kError") as world:
+        world.lab.faults.arm("snapshot_error", detail="no space")
+        with pytest.raises(SnapshotIncomplete, match="no space"):
+            await world.freeze("a")
+
+
 async def test_leftovers_are_ours_by_name_and_by_origin(world):
     snapshot = await world.freeze("o")
     proxy = world.lab.proxy_uuid

@@ -21,6 +21,13 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "as-is": {},
     "container-required": {"attach_container": "required"},
     "container-required-by-task": {"attach_container": "required", "attach_refusal": "task"},
+    "container-required-by-500": {"attach_container": "required", "attach_refusal": "sync-500"},
+    "source-bus-required": {"attach_source_bus": "required"},
+    "source-bus-and-container-required-by-500": {
+        "attach_source_bus": "required",
+        "attach_container": "required",
+        "attach_refusal": "sync-500",
+    },
     "container-prohibited": {"attach_container": "prohibited"},
     "container-prohibited-by-task": {"attach_container": "prohibited", "attach_refusal": "task"},
     "no-context": {"snapshot_shows_context": False},

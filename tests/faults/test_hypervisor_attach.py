@@ -281,6 +281,28 @@ async def test_a_busy_prism_is_looked_at_and_asked_again(proxy, tmp_path, status
     assert len(proxy.attaches) == 3
 
 
+WRONG = answers(500, {"message": "kInvalidArgument: storage container is required", "error_code": {"code": 1000}})
+
+
+async def test_a_500_that_says_what_is_wrong_is_followed_by_another_form_when_nothing_came(proxy, tmp_path):
+    proxy.tiny.script("attach", WRONG)
+    assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert ["storage_container_uuid" in sent["vm_disk_clone"] for sent in proxy.attaches] == [False, True]
+
+
+async def test_a_500_that_says_what_is_wrong_and_did_it_anyway_makes_one(proxy, tmp_path):
+    proxy.tiny.script("attach", WRONG, effect_first=True)
+    assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"
+    assert len(proxy.attaches) == 1
+
+
+async def test_forms_that_all_end_in_a_500_leave_the_effect_unknown(proxy, tmp_path):
+    proxy.tiny.script("attach", WRONG, *[answers(422)] * 3)
+    with pytest.raises(EffectUnknown, match="is required"):
+        await attach(proxy, tmp_path)
+    assert len(proxy.attaches) == 4
+
+
 async def test_a_429_with_effect_does_not_make_two(proxy, tmp_path):
     proxy.tiny.script("attach", answers(429), effect_first=True)
     assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"

@@ -163,6 +163,21 @@ async def test_a_500_is_not_repeated_for_minutes(prism, tmp_path):
     assert len(prism.sent("things")) == 3
 
 
+async def test_a_500_that_speaks_of_a_service_that_is_not_ready_is_borne(prism, tmp_path):
+    said = {"message": "Acropolis leader is not available", "error_code": {"code": 1000}}
+    prism.script("things", *[answers(500, said)] * 8)
+    async with session_with(prism, tmp_path) as session:
+        assert await session.get("v3", "things/1") == {"thing": "1"}
+
+
+async def test_a_500_to_a_change_with_a_key_is_a_refusal_where_it_says_so(prism, tmp_path):
+    prism.script("detach", answers(500, {"message": "kInvalidArgument: invalid disk", "error_code": {"code": 3}}))
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(RequestRefused, match="invalid disk"):
+            await session.post("v2", "detach", {})
+    assert len(prism.sent("detach")) == 1
+
+
 async def test_retry_after_holds_all_calls(prism, tmp_path):
     prism.script("things", answers(429, Retry_After="7"))
     async with session_with(prism, tmp_path) as session:

@@ -85,7 +85,7 @@ async def test_a_path_that_is_not_there_fails_the_task(both):
     assert "does not exist" in task["meta_response"]["error_detail"]
 
 
-@pytest.mark.parametrize("refusal", ["sync", "task"])
+@pytest.mark.parametrize("refusal", ["sync", "sync-500", "task"])
 @pytest.mark.parametrize(("rule", "with_container"), [("required", False), ("prohibited", True)])
 async def test_the_container_beside_a_snapshot_path(tmp_path, refusal, rule, with_container):
     async with serving(tmp_path, attach_container=rule, attach_refusal=refusal) as (lab, prism):
@@ -98,12 +98,24 @@ async def test_the_container_beside_a_snapshot_path(tmp_path, refusal, rule, wit
             return await prism.send("POST", f"v2.0/vms/{lab.proxy_uuid}/disks/attach", body)
 
         status, answer, _ = await sent(with_container)
-        if refusal == "sync":
-            assert status == 422
+        if refusal != "task":
+            assert status == (422 if refusal == "sync" else 500)
+            assert "storage_container_uuid" in answer["message"]
         else:
             assert (await prism.finished(answer["task_uuid"]))["progress_status"] == "Failed"
         status, answer, _ = await sent(not with_container)
         assert (await prism.finished(answer["task_uuid"]))["progress_status"] == "Succeeded"
+
+
+@pytest.mark.parametrize(("rule", "status"), [("optional", 201), ("required", 422)])
+async def test_the_bus_beside_a_snapshot_path_may_be_asked_for_and_is_always_taken(tmp_path, rule, status):
+    async with serving(tmp_path, attach_source_bus=rule) as (lab, prism):
+        path = prism.path_of(await prism.snapshot("web01"), "web01")
+        for address, wanted in (({}, status), ({"device_bus": "SCSI"}, 201)):
+            clone = {"disk_address": {"ndfs_filepath": path, **address}}
+            body = {"vm_disks": [{"vm_disk_clone": clone}]}
+            found, _, _ = await prism.send("POST", f"v2.0/vms/{lab.proxy_uuid}/disks/attach", body)
+            assert found == wanted
 
 
 @pytest.mark.parametrize(

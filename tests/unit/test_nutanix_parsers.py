@@ -333,5 +333,7 @@ def test_reading_is_lenient():
     assert reading.flag(odd, "n") is False
     assert list(reading.items(odd, "l")) == [{"x": 1}]
     assert reading.strings(odd, "l") == ("s",)
+    words = {"inner": "kError", "plain": "kvm", "lower": "Succeeded"}
+    assert [reading.word(words, name) for name in words] == ["ERROR", "KVM", "SUCCEEDED"]
     assert reading.strings(odd, "s") == ("one",)
     assert reading.members(odd, "l") == {}

@@ -148,7 +148,9 @@ class Ahv:
 
 
 def _is_from_a_snapshot(disk: Disk) -> bool:
-    return any(place in (disk.source_path or "") for place in _SNAPSHOT_PLACES)
+    """A clone of a frozen file. The disk of a VM that was restored itself names such a file, but bears its UUID."""
+    path = disk.source_path or ""
+    return any(place in path for place in _SNAPSHOT_PLACES) and path.rpartition("/")[2].lower() != disk.vmdisk_uuid
 
 
 async def connect(settings: PrismSettings, *, clock: Clock, state_dir: Path) -> Ahv:

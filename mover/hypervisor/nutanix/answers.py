@@ -25,6 +25,9 @@ _TEXT_LIMIT = 400
 _CONFLICTS = ("CONCURRENT_REQUESTS_NOT_ALLOWED", "ENTITY_ALREADY_EXISTS")
 _GATEWAY = (408, 502, 503, 504)
 _SAYS_MISSING = ("not found", "not exist", "no such", "enoent")
+_SAYS_WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
+# A service behind Prism's gateway that restarts or elects a leader: the gateway says 500 for it.
+_SAYS_UNREADY = ("unavailable", "not ready", "timed out", "timeout", "transport", "leader", "connect", "retry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ def passing_trouble(answer: Answer) -> str | None:
     status = effective_status(answer)
     if 300 <= status < 400:
         return "redirect"
+    if status == 500 and _has(_SAYS_UNREADY, message_of(answer.body)):
+        return "503"
     return _PASSING.get(status)
 
 
@@ -76,7 +81,11 @@ def is_login_page(answer: Answer) -> bool:
 
 def says_missing(said: str) -> bool:
     """These words of Prism's speak of something that does not exist."""
-    return any(words in said.lower() for words in _SAYS_MISSING)
+    return _has(_SAYS_MISSING, said)
+
+
+def _has(words: tuple[str, ...], said: str) -> bool:
+    return any(one in said.lower() for one in words)
 
 
 def is_missing_by_500(answer: Answer, path: str) -> bool:
@@ -85,6 +94,14 @@ def is_missing_by_500(answer: Answer, path: str) -> bool:
         return False
     said, asked = message_of(answer.body), path.strip("/").rpartition("/")[2]
     return says_missing(said) and asked.lower() in said.lower()
+
+
+def is_refusal_by_500(answer: Answer) -> bool:
+    """v2 may answer 500 for a change that it refuses: its own error body must say what is wrong with it."""
+    if answer.status != 500 or not members(answer.body, "error_code"):
+        return False
+    said = message_of(answer.body)
+    return _has(_SAYS_MISSING + _SAYS_WRONG, said) and not _has(_SAYS_UNREADY, said)
 
 
 def trouble(answer: Answer, *, what: str, host: str) -> HypervisorError:

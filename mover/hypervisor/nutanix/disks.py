@@ -42,30 +42,42 @@ _LOOK_REMEDY = "Nothing is sent twice: `mover orphans` looks what became of it."
 Source = CloneSource | EmptyDisk
 
 
-@dataclass(slots=True)
-class Shapes:
-    """Which form of a snapshot clone's body this Prism takes; learnt from its refusals (reference, 5.2)."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What stands beside a clone's source in an attach: the interface's own text leaves it open."""
 
     with_container: bool = False
+    with_bus: bool = False
+    """device_bus inside the source's address too: scripts that are known to work on real clusters send it."""
 
-    def candidates(self, source: Source) -> tuple[bool, ...]:
-        """Container named beside the source or not; the form that worked last comes first."""
+
+_FORMS = (Form(), Form(with_container=True), Form(with_bus=True), Form(with_container=True, with_bus=True))
+
+
+@dataclass(slots=True)
+class Shapes:
+    """Which form of a snapshot clone's body this Prism takes; learnt from its refusals."""
+
+    best: Form = _FORMS[0]
+
+    def candidates(self, source: Source) -> tuple[Form, ...]:
+        """The form that worked last comes first."""
         if isinstance(source, EmptyDisk):
-            return (False,)
+            return _FORMS[:1]
         if source.vmdisk_uuid:
-            return (False, True)
-        return (self.with_container, not self.with_container)
+            return _FORMS[:2]
+        return (self.best, *(form for form in _FORMS if form != self.best))
 
-    def learn(self, source: Source, with_container: bool) -> None:
+    def learn(self, source: Source, form: Form) -> None:
         if isinstance(source, CloneSource) and source.path:
-            self.with_container = with_container
+            self.best = form
 
 
 async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, shapes: Shapes) -> Attachment:
     """Plug a disk into a free slot. NOT idempotent.
 
-    Sent again only after a proof that the former request had no effect: a definite refusal
-    (4xx) or a task that ended FAILED, and in both cases an empty slot by GET.
+    Sent again, in another form, only after a proof that the former request had no effect: a refusal
+    (4xx, or a 500 that says what is wrong) or a task that ended FAILED, and in each case an empty slot by GET.
     Raises SlotOccupied, NotFound, RequestRefused, RightsMissing, TaskFailed, Overloaded, Conflict,
     HypervisorUnreachable: nothing was made. EffectUnknown: look later.
     """
@@ -73,22 +85,26 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
     _must_be_free(before, vm_uuid, slot)
     order = _Order(session, vm_uuid, slot, source, frozenset(disk.vmdisk_uuid or "" for disk in before))
     refusal: HypervisorError | None = None
-    for with_container in shapes.candidates(source):
-        container = await _container_of(session, source) if with_container else None
-        if with_container and container is None:
+    for form in shapes.candidates(source):
+        container = await _container_of(session, source) if form.with_container else None
+        if form.with_container and container is None:
             continue
         try:
-            await order.send(container)
+            await order.send(container, with_bus=form.with_bus)
         except (NotFound, RequestRefused, TaskFailed) as refused:
             found = await order.look_after(refused)
             if found is not None:
                 return found
             refusal = refusal or refused
-            log.info("prism.attach-refused", slot=str(slot), with_container=with_container, said=refused.message)
+            log.info("prism.attach-refused", slot=str(slot), form=repr(form), said=refused.message)
         except EffectUnknown as unknown:
-            return await order.look_for_lost(unknown)
+            found = await order.look_for_lost(unknown)
+            if found is not None:
+                return found
+            refusal = unknown
+            log.info("prism.attach-refused", slot=str(slot), form=repr(form), said=unknown.message)
         else:
-            shapes.learn(source, with_container)
+            shapes.learn(source, form)
             return await order.look_for_made()
     raise _classified(refusal or _no_form(source), source)
 
@@ -115,9 +131,9 @@ class _Order:
     def what(self) -> str:
         return f"attach to {self.slot} of VM {self.vm_uuid}"
 
-    async def send(self, container: str | None) -> None:
+    async def send(self, container: str | None, *, with_bus: bool) -> None:
         """POST and wait for the task. A 429 or 409 is refused before any effect, yet looked at before a repetition."""
-        body = v2.attach_body(self.slot, self.source, container_uuid=container)
+        body = v2.attach_body(self.slot, self.source, container_uuid=container, with_bus=with_bus)
         for attempt in range(_BUSY_TRIES):
             try:
                 answer = await self.session.post("v2", f"vms/{self.vm_uuid}/disks/attach", body, repeat=Repeat.NEVER)
@@ -156,14 +172,20 @@ class _Order:
             return as_attachment(self.vm_uuid, disk)
         raise _occupied(self.vm_uuid, self.slot, disk)
 
-    async def look_for_lost(self, unknown: EffectUnknown) -> Attachment:
-        """The answer was lost: look, for a while; never send again."""
+    async def look_for_lost(self, unknown: EffectUnknown) -> Attachment | None:
+        """The answer was lost: look, for a while; then raise it.
+
+        None: it was a 500 that tells what is wrong with the request, and nothing came. Another form of it may
+        follow: into the same slot, so that the two together can never make two disks.
+        """
         with self._accepted():
             for _ in range(_LOOKS):
                 found = await find_attachment(self.session, self.vm_uuid, self.slot, self.source, self.known)
                 if found is not None:
                     return found
                 await self.session.clock.sleep(_LOOK_PAUSE_S)
+            if unknown.facts.get("says_refused") and await self._there() is None:
+                return None
         raise unknown
 
     async def _there(self) -> Disk | None:
@@ -312,7 +334,7 @@ def _no_form(source: Source) -> RequestRefused:
 
 def _classified(refusal: HypervisorError, source: Source) -> HypervisorError:
     """A refusal that speaks of something missing is the source's: the VM itself was read just before."""
-    if isinstance(source, EmptyDisk) or isinstance(refusal, NotFound):
+    if isinstance(source, EmptyDisk) or isinstance(refusal, NotFound | EffectUnknown):
         return refusal
     if not says_missing(refusal.message):
         return refusal

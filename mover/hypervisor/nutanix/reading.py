@@ -29,6 +29,12 @@ def text(value: Any, *path: str) -> str:
     return str(found) if isinstance(found, int | float) and not isinstance(found, bool) else ""
 
 
+def word(value: Any, *path: str) -> str:
+    """A word of an enumeration in upper case; some builds let the inner name through: kError for ERROR."""
+    found = text(value, *path)
+    return (found[1:] if found[:1] == "k" and found[1:2].isupper() else found).upper()
+
+
 def uuid(value: Any, *path: str) -> str:
     """A UUID in lower case, or empty."""
     return text(value, *path).lower()

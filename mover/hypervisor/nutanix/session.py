@@ -34,6 +34,7 @@ from mover.hypervisor.nutanix.answers import (
     effective_status,
     is_login_page,
     is_missing_by_500,
+    is_refusal_by_500,
     message_of,
     passing_trouble,
     refusal,
@@ -241,10 +242,14 @@ class Session:
         host, what = str(self.address), request.what
         if request.method == "GET" and is_missing_by_500(answer, request.path):
             answer = replace(answer, status=404)
+        elif request.method != "GET" and not request.is_once and is_refusal_by_500(answer):
+            answer = replace(answer, status=422)
         reason = passing_trouble(answer)
         if reason is not None:
             effect = Effect.REFUSED if reason == "429" else Effect.UNKNOWN
             error = trouble(answer, what=what, host=host)
+            if is_refusal_by_500(answer):
+                error.facts["says_refused"] = True
             raise ExchangeFailed(error, reason=reason, effect=effect, wait_s=_retry_after(answer))
         self._patience.succeeded()
         if effective_status(answer) >= 400:
@@ -278,6 +283,7 @@ class Session:
             operation=what,
             host=str(self.address),
             reason=failure.reason,
+            **{name: fact for name, fact in failure.error.facts.items() if name == "says_refused"},
         )
 
     def _locked_out(self, said: str) -> LoginRefused:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mover.errors import EffectUnknown, NotFound, RequestRefused, TaskFailed
 from mover.hypervisor.nutanix.answers import message_of
-from mover.hypervisor.nutanix.reading import Json, items, number, strings, text, uuid
+from mover.hypervisor.nutanix.reading import Json, items, number, strings, text, uuid, word
 from mover.hypervisor.nutanix.session import Session
 
 _LONG_POLL_S = 20
@@ -47,7 +47,7 @@ async def _wait(tasks: _V2Tasks | _V3Tasks, task_uuid: str, what: str) -> Json:
     pause_s = _FIRST_LOOK_S
     while True:
         task = await tasks.look(task_uuid)
-        status = tasks.status(task).upper()
+        status = tasks.status(task)
         if status in _ENDED_WELL:
             return task or {}
         if status in _ENDED_BADLY:
@@ -91,7 +91,7 @@ class _V2Tasks:
         return task if isinstance(task, dict) else {}
 
     def status(self, task: Json | None) -> str:
-        return text(task, "progress_status")
+        return word(task, "progress_status")
 
     async def explain(self, task: Json) -> str:
         said = text(task, "meta_response", "error_detail") or text(task, "message")
@@ -113,7 +113,7 @@ class _V3Tasks:
         return task if isinstance(task, dict) else {}
 
     def status(self, task: Json | None) -> str:
-        return text(task, "status")
+        return word(task, "status")
 
     async def explain(self, task: Json) -> str:
         """Its own words; a Central leaves them to the sub-tasks."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mover.hypervisor.nutanix.reading import Json, flag, items, members, number, text, uuid
+from mover.hypervisor.nutanix.reading import Json, flag, items, members, number, text, uuid, word
 from mover.model.machine import CloneSource, Disk, DiskKind, EmptyDisk, Slot, StorageContainer
 
 WITH_DISKS = {"include_vm_disk_config": "true"}
@@ -45,7 +45,7 @@ def _kind(entry: Json, group: str) -> DiskKind:
 
 def read_is_on(vm: Json) -> bool:
     """Anything but off, unknown or powering off keeps the VM running."""
-    return text(vm, "power_state").lower() not in ("", "unknown", "off", "powering_off")
+    return word(vm, "power_state") not in ("", "UNKNOWN", "OFF", "POWERING_OFF")
 
 
 def read_container(entity: Json) -> StorageContainer:
@@ -69,24 +69,29 @@ def read_refusal(vm: Json) -> str | None:
     return text(vm, "cbr_not_capable_reason").strip() or None
 
 
-def attach_body(slot: Slot, source: CloneSource | EmptyDisk, *, container_uuid: str | None) -> dict[str, Any]:
+def attach_body(
+    slot: Slot, source: CloneSource | EmptyDisk, *, container_uuid: str | None, with_bus: bool = False
+) -> dict[str, Any]:
     """Body of ``disks/attach``: one disk, its slot, exactly one source.
 
     container_uuid: written beside a clone's source where given; an empty disk brings its own.
+    with_bus: the bus also stands inside the address of a clone's source.
     """
     disk: dict[str, Any] = {"disk_address": {"device_bus": slot.bus.upper(), "device_index": slot.index}}
     if isinstance(source, EmptyDisk):
         disk["vm_disk_create"] = {"size": source.size_bytes, "storage_container_uuid": source.container_uuid}
     else:
-        disk["vm_disk_clone"] = _clone(source, container_uuid)
+        disk["vm_disk_clone"] = _clone(source, container_uuid, slot.bus.upper() if with_bus else None)
     return {"vm_disks": [disk]}
 
 
-def _clone(source: CloneSource, container_uuid: str | None) -> dict[str, Any]:
+def _clone(source: CloneSource, container_uuid: str | None, bus: str | None) -> dict[str, Any]:
     if bool(source.path) == bool(source.vmdisk_uuid):
         raise ValueError("a clone has one source: a path or a vmdisk UUID")
     # Never both members of the address: an attach may set only one of them.
     address = {"ndfs_filepath": source.path} if source.path else {"vmdisk_uuid": source.vmdisk_uuid}
+    if bus:
+        address = {"device_bus": bus, **address}
     clone: dict[str, Any] = {"disk_address": address}
     if container_uuid:
         clone["storage_container_uuid"] = container_uuid

@@ -6,7 +6,7 @@ from typing import Any
 
 from mover.clock import from_iso
 from mover.hypervisor.nutanix.answers import message_of
-from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, number, strings, text, uuid
+from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, number, strings, text, uuid, word
 from mover.model.machine import (
     Cluster,
     Consistency,
@@ -151,12 +151,12 @@ def read_snapshot(entity: Json) -> Snapshot:
     """A ``vm_snapshot``: what was made, not what was asked."""
     status = members(entity, "status")
     expires_ms = number(status, "expiration_time_msecs") or number(entity, "spec", "expiration_time_msecs")
-    is_quiesced = text(status, "snapshot_type").upper() == _SNAPSHOT_TYPES[Consistency.APPLICATION]
+    is_quiesced = word(status, "snapshot_type") == _SNAPSHOT_TYPES[Consistency.APPLICATION]
     return Snapshot(
         uuid=uuid(entity, "metadata", "uuid"),
         name=text(status, "name") or text(entity, "spec", "name"),
         vm_uuid=uuid(status, "resources", "entity_uuid") or uuid(entity, "spec", "resources", "entity_uuid"),
-        state=_STATES.get(text(status, "state").upper(), SnapshotState.PENDING),
+        state=_STATES.get(word(status, "state"), SnapshotState.PENDING),
         consistency=Consistency.APPLICATION if is_quiesced else Consistency.CRASH,
         files=tuple(_files(status)),
         created_at=read_time(text(entity, "metadata", "creation_time")),

@@ -25,7 +25,7 @@ from mover.hypervisor.nutanix.answers import message_of
 from mover.hypervisor.nutanix.endpoints import Endpoints
 from mover.hypervisor.nutanix.inventory import read_networks
 from mover.hypervisor.nutanix.paging import list_v3
-from mover.hypervisor.nutanix.reading import Json, text, uuid
+from mover.hypervisor.nutanix.reading import Json, text, uuid, word
 from mover.hypervisor.nutanix.session import Session
 from mover.hypervisor.nutanix.snapshots import reserve
 from mover.hypervisor.nutanix.tasks import wait_for_v2, wait_for_v3
@@ -133,7 +133,7 @@ async def _until_complete(element: Session, vm_uuid: str) -> str:
     deadline = element.clock.monotonic() + _SHOWN_WITHIN_S
     while True:
         found = await _find(element, vm_uuid)
-        state = text(found, "status", "state").upper()
+        state = word(found, "status", "state")
         if state == "ERROR":
             raise TaskFailed(
                 f"Prism could not make VM {v3.name_of(found or {})}: {message_of(found) or 'no explanation'}",
