@@ -11,7 +11,7 @@ import os
 import random
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Protocol
 
 Dice = random.Random
@@ -103,6 +103,22 @@ def pause(seconds: float) -> None:
 def iso(timestamp: float) -> str:
     """Unix time → ``2026-01-02T03:04:05Z``."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def local(timestamp: float) -> str:
+    """Unix time → ``2026-01-02 04:04:05``, at this machine's offset of now, which ``local_zone`` names."""
+    return datetime.fromtimestamp(timestamp, _local_offset()).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def local_zone() -> str:
+    """``CET``, ``UTC``, ``+03``: in which zone ``local`` tells the time, summer or winter as it is now."""
+    return _local_offset().tzname(None)
+
+
+def _local_offset() -> timezone:
+    """One offset for all times that stand together, so that one name of a zone is true of all."""
+    now = datetime.now().astimezone()
+    return timezone(now.utcoffset() or timedelta(), now.tzname() or "")
 
 
 def from_iso(text: str) -> float:

@@ -32,16 +32,23 @@ def load(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Read, merge and check. flags: dotted names → values (None: not given).
+    """Read, merge and check. flags: dotted names → values (None: not given; empty: as if never set).
 
     Raises ConfigError with the setting's name and what it wants, UnknownSetting with the
     nearest name.
     """
     environment = os.environ if environment is None else environment
     merged: dict[str, Any] = {}
+    known = {name for name, _ in setting_names()}
     for source in (_from_file(file), _from_secrets(environment), _from_environment(environment), flags or {}):
-        for name, value in _flatten(source):
-            if value is not None:
+        given = {name: value for name, value in _flatten(source) if value is not None}
+        for name in filter(given.get, given):
+            # A secret in a later source is meant to win over the file that an earlier one names.
+            _drop(merged, f"{name}_file")
+        for name, value in given.items():
+            if value == "" and name in known:
+                _drop(merged, name)
+            else:
                 _put(merged, name, value)
     try:
         settings = Settings.model_validate(merged)
@@ -147,6 +154,15 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[leaf] = value
 
 
+def _drop(tree: dict[str, Any], name: str) -> None:
+    *path, leaf = name.split(".")
+    below: Any = tree
+    for part in path:
+        below = below.get(part) if isinstance(below, dict) else None
+    if isinstance(below, dict):
+        below.pop(leaf, None)
+
+
 def _explained(error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])
@@ -209,4 +225,5 @@ def _secret(path: Path) -> str:
     try:
         return path.read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The secret file {path} cannot be read: {error}", remedy="Check path and rights.") from None
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"The secret file {path} cannot be read: {why}", remedy="Check path and rights.") from None

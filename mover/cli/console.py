@@ -70,7 +70,16 @@ class Console:
         """More of the answer, for people only."""
         if not self.as_json:
             for item in shown:
-                self.out.print(item() if callable(item) else item)
+                self._print(item() if callable(item) else item)
+
+    def _print(self, item: RenderableType) -> None:
+        if self.out.is_terminal:
+            self.out.print(item)
+            return
+        with self.out.capture() as held:
+            self.out.print(item)
+        # A table fills its last column with spaces.
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in held.get().splitlines()))
 
     def remark(self, text: str, style: str = "") -> None:
         """A line for people only."""

@@ -96,7 +96,13 @@ def points_delete(
 
 @job_app.command("list")
 def job_list(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """List the jobs of this node, newest first."""
+    """List the jobs of this node, newest first.
+
+    \b
+    Examples:
+      mover job list
+      mover job list --json
+    """
     from mover.cli import jobs as work
 
     run(work.jobs, config, assign, as_json)
@@ -104,7 +110,12 @@ def job_list(config: Config = None, assign: Assign = None, as_json: Json = False
 
 @job_app.command("show")
 def job_show(job: JobId, config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """Show a job with its result or error."""
+    """Show a job with its result or error.
+
+    \b
+    Example:
+      mover job show 4f70
+    """
     from mover.cli import jobs as work
 
     run(lambda session: work.show_job(session, job), config, assign, as_json)
@@ -112,7 +123,12 @@ def job_show(job: JobId, config: Config = None, assign: Assign = None, as_json: 
 
 @job_app.command("cancel")
 def job_cancel(job: JobId, config: Config = None, assign: Assign = None, as_json: Json = False) -> None:
-    """Ask a job to end in order: it cleans up after itself."""
+    """Ask a job to end in order: it cleans up after itself.
+
+    \b
+    Example:
+      mover job cancel 4f70
+    """
     from mover.cli import jobs as work
 
     run(lambda session: work.cancel_job(session, job), config, assign, as_json)
@@ -123,6 +139,10 @@ def job_retry(job: JobId, config: Config = None, assign: Assign = None, as_json:
     """Order a job that failed again.
 
     The daemon does it, or the next command that runs jobs.
+
+    \b
+    Example:
+      mover job retry 4f70
     """
     from mover.cli import jobs as work
 

@@ -7,11 +7,13 @@ from typing import Any
 from rich.text import Text
 
 from mover.app import nodes
+from mover.cli.restore import about_restored, restored
 from mover.cli.run import Session
 from mover.cli.tables import backup_notes, disks_table, jobs_table
 from mover.clock import SystemClock
 from mover.jobs.book import Job
 from mover.jobs.lock import executor_pid
+from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
 
 
 async def jobs(session: Session) -> None:
@@ -29,8 +31,10 @@ async def show_job(session: Session, job_id: str) -> None:
     console.answer(_job(job), jobs_table([job]))
     if not console.as_json and job.error:
         console.fail(job.error)
-    elif job.operation == "backup" and job.result:
+    elif job.operation == BACKUP and job.result:
         console.show(disks_table([job.result]), backup_notes([job.result]))
+    elif job.operation in (RESTORE, RESTORE_DISK) and job.result:
+        console.show(restored(job.result), about_restored(job.result))
 
 
 async def cancel_job(session: Session, job_id: str) -> None:

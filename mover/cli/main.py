@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +20,35 @@ ORDER = (
 """As one needs them; not as they are declared."""
 
 
+_Unparsed: Any = typer.BadParameter.__mro__[1]
+"""The library's UsageError: whatever of a command line cannot be parsed; it has no public name of its own."""
+
+
 class Commands(TyperGroup):
-    """The commands in their order."""
+    """The commands in their order; with --json, what cannot be parsed is JSON too."""
+
+    def main(self, args: Sequence[str] | None = None, **more: Any) -> Any:  # type: ignore[override]  # as the library calls it
+        words = sys.argv[1:] if args is None else list(args)
+        if "--json" not in words:
+            return super().main(args, **more)
+        try:
+            sys.exit(super().main(args, **{**more, "standalone_mode": False}) or 0)
+        except _Unparsed as error:
+            sys.exit(_told_as_json(error))
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # typer's own context
         known = super().list_commands(ctx)
         return sorted(known, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
+def _told_as_json(error: Any) -> int:
+    from mover.cli.console import Console
+    from mover.errors import UsageError
+
+    command = error.ctx.command_path if error.ctx else "mover"
+    refused = UsageError(error.format_message(), remedy=f"See: {command} --help")
+    Console(as_json=True).fail(refused)
+    return refused.exit_code
 
 
 app = typer.Typer(

@@ -22,4 +22,4 @@ Repository = Annotated[
     str | None, typer.Option("--repository", "-r", metavar="URL", help="Folder or s3://bucket/prefix.")
 ]
 Point = Annotated[str, typer.Argument(help="Id, unique beginning of one, or a VM's name for its newest.")]
-JobId = Annotated[str, typer.Argument(help="Id of a job, as mover job list shows it.")]
+JobId = Annotated[str, typer.Argument(help="Id of a job or its beginning, as mover job list shows it.")]

@@ -14,7 +14,7 @@ from mover.app import nodes, stores
 from mover.cli.ordering import Choose, Order, order_and_wait, raise_failures
 from mover.cli.progress import watching
 from mover.cli.run import Session
-from mover.cli.tables import grid
+from mover.cli.tables import grid, point_named
 from mover.clock import SystemClock
 from mover.errors import TargetExists, UsageError
 from mover.hypervisor.protocol import Hypervisor
@@ -106,7 +106,7 @@ async def _to_file(session: Session, wish: Wish, path: Path) -> None:
         async with nodes.reading_node(session.settings, progress=progress) as node:
             point = await node.repository.find_point(wish.point)
             report = await restore_to_file(node, point.id, wish.disk, path)
-    console.answer(report, _restored(report), Text(f"Written to {path}"))
+    console.answer(report, restored(report), about_restored(report))
 
 
 async def _to_new_vm(session: Session, wish: Wish, name: str) -> None:
@@ -152,12 +152,13 @@ async def _order(session: Session, choose: Choose) -> None:
     jobs = await order_and_wait(session, choose)
     raise_failures(jobs)
     report = jobs[0].result or {}
-    session.console.answer(report, _restored(report), _about(report))
+    session.console.answer(report, restored(report), about_restored(report))
 
 
-def _about(report: Mapping[str, Any]) -> Text:
-    """Which VM, in which state, and what is not as it was."""
-    text = Text(f"VM {report.get('vm')}  {report.get('vm_uuid')}")
+def about_restored(report: Mapping[str, Any]) -> Text:
+    """From which point, to where, in which state, and what is not as it was."""
+    text = Text(f"from {point_named(report)}\n" if "frozen_at" in report else "")
+    text.append(f"to {report['path']}" if "path" in report else f"VM {report.get('vm')}  {report.get('vm_uuid')}")
     if "nic_mode" in report:
         text.append(f"\npowered {'on' if report['is_on'] else 'off'}; network cards: {NICS[report['nic_mode']]}")
     for warning in report.get("warnings", ()):
@@ -176,7 +177,8 @@ def _pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _restored(report: Mapping[str, Any]) -> Table:
+def restored(report: Mapping[str, Any]) -> Table:
+    """A row per disk."""
     table = grid("disk", "slot", "size", "written", "time", "rate", right=("size", "written", "time", "rate"))
     for row in report.get("disks", ()):
         seconds = sum(row.get("seconds", {}).values())

@@ -10,7 +10,7 @@ from mover.app import nodes, stores
 from mover.cli.run import Session
 from mover.cli.tables import checks_table
 from mover.clock import Clock, SystemClock
-from mover.errors import ConfigError, MoverError, UsageError, WrongKey
+from mover.errors import ConfigError, MoverError, TargetExists, UsageError, WrongKey
 from mover.operations.preflight import preflight
 from mover.repository.repository import Repository
 from mover.storage.probe import probe
@@ -44,7 +44,13 @@ async def init(session: Session) -> None:
     passphrase = session.settings.repository.passphrase.get_secret_value() or None
     async with stores.store(session.settings, clock, create=True) as store:
         traits = await probe(store, clock)
-        repository_id = await Repository.init(store, passphrase=passphrase, clock=clock)
+        try:
+            repository_id = await Repository.init(store, passphrase=passphrase, clock=clock)
+        except TargetExists:
+            raise TargetExists(
+                f"There is a repository in {session.settings.repository.url} already",
+                remedy="It needs no init: see what it holds with mover points. For another one name another place.",
+            ) from None
     kind = "encrypted" if passphrase else "NOT encrypted"
     answer = {"repository": repository_id, "encrypted": bool(passphrase), "store": traits.description}
     text = Text(f"Repository {repository_id[:8]} made, {kind}, in {session.settings.repository.url}\n")

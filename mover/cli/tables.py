@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mover.clock import iso
+from mover.clock import from_iso, local, local_zone
 from mover.model.machine import DiskKind, Inventory, Vm
 from mover.units import MIB, format_duration, format_rate, format_size
 
@@ -32,9 +33,10 @@ def grid(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) ->
     return table
 
 
-def moment(text: str) -> str:
-    """``2026-01-31T12:00:00Z`` as a column shows it."""
-    return text.replace("T", " ").rstrip("Z")
+def point_named(report: Values) -> str:
+    """``point 3f2a81c0-… of web01, frozen 2026-01-31 13:00:00 CET``."""
+    when = f"{local(from_iso(report['frozen_at']))} {local_zone()}"
+    return f"point {report['point']} of {report['point_vm']}, frozen {when}"
 
 
 def disks_table(reports: Sequence[Values]) -> Table:
@@ -76,8 +78,8 @@ def backup_notes(reports: Sequence[Values]) -> RenderableType:
 
 def points_table(points: Sequence[Values]) -> Table:
     """Newest last; ``base``: the next incremental stands on it. A manifest that cannot be read is a line too."""
-    names = ("point", "VM", "frozen (UTC)", "size", "read", "stored", "how")
-    table = grid(*names, right=names[3:6], whole=("point", "frozen (UTC)"))
+    names = ("point", "VM", f"frozen ({local_zone()})", "size", "read", "stored", "how")
+    table = grid(*names, right=names[3:6], whole=(names[0], names[2]))
     for point in points:
         if point.get("problem"):
             table.add_row(point["point"][:8], point["vm"], "", "", "", "", Text("UNREADABLE", "bold red"))
@@ -86,7 +88,7 @@ def points_table(points: Sequence[Values]) -> Table:
         table.add_row(
             point["point"][:8],
             point["vm"],
-            moment(point["frozen_at"]),
+            local(from_iso(point["frozen_at"])),
             *(format_size(point[key]) for key in ("size_bytes", "bytes_read", "bytes_stored")),
             f"{how} base" if point["is_base"] else how,
         )
@@ -137,16 +139,27 @@ def places_table(inventory: Inventory) -> Table:
     return table
 
 
-def checks_table(lines: Sequence[Values]) -> Table:
-    """Lines of a preflight: state, subject, what; the remedy below."""
-    table = grid("", "check", "found", whole=("", "check"))
+def checks_table(lines: Sequence[Values]) -> RenderableType:
+    """Lines of a preflight: state, subject, what. The remedy below, by the width of the screen: it is to be pasted."""
+    widths = [
+        max(map(len, column)) for column in zip(*((SIGNS[x["state"]][0], x["subject"]) for x in lines), strict=True)
+    ]
+    parts: list[RenderableType] = [_check_row(widths, Text(), Text("check", "bold"), Text("found", "bold"))]
     for line in lines:
         sign, style = SIGNS[line["state"]]
-        what = Text(line["what"])
+        parts.append(_check_row(widths, Text(sign, style), Text(line["subject"]), Text(line["what"])))
         if line["remedy"]:
-            what.append(f"\n→ {line['remedy']}", "bold")
-        table.add_row(Text(sign, style), line["subject"], what)
-    return table
+            parts.append(Padding(Text(f"→ {line['remedy']}", "bold", overflow="fold"), (0, 0, 0, 4)))
+    return Group(*parts)
+
+
+def _check_row(widths: Sequence[int], *cells: Text) -> Table:
+    row = Table.grid(padding=(0, 1, 0, 0))
+    for width in widths:
+        row.add_column(width=width, no_wrap=True)
+    row.add_column(overflow="fold")
+    row.add_row(*cells)
+    return row
 
 
 def orphans_table(actions: Sequence[Values]) -> Table:
@@ -160,12 +173,13 @@ def orphans_table(actions: Sequence[Values]) -> Table:
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
-    """Newest first; how long ago is left to the reader: times are UTC."""
-    table = grid("job", "what", "of", "state", "since (UTC)", "error", whole=("job", "what", "state", "since (UTC)"))
+    """Newest first; since when it is in its state, in this machine's zone."""
+    names = ("job", "what", "of", "state", f"since ({local_zone()})", "error")
+    table = grid(*names, whole=("job", "what", *names[3:5]))
     for job in jobs:
         request = job.request
         of = request.get("vm_name") or request.get("name") or request.get("point_id", "")[:8]
-        since = moment(iso(job.changed_at))[5:16]
+        since = local(job.changed_at)[5:16]
         table.add_row(job.id, job.operation, of, str(job.state), since, job.error.code if job.error else "")
     return table
 

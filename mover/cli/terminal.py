@@ -11,11 +11,12 @@ from rich.text import Text
 
 from mover.errors import MoverError
 
-PIPE_COLUMNS = 80
+PIPE_COLUMNS = 10_000
+"""So wide that nothing is folded: a line that is searched for or pasted stays one."""
 
 
 def opened(stream: Any, *, stderr: bool = False) -> Console:
-    """Pipes get 80 columns and whole lines; a terminal its own."""
+    """Pipes get whole lines; a terminal is folded at its own width."""
     is_terminal = stream.isatty()
     return Console(
         highlight=False, stderr=stderr, soft_wrap=not is_terminal, width=None if is_terminal else PIPE_COLUMNS
@@ -55,9 +56,10 @@ def _labelled(to: Console, rows: Iterable[tuple[Text, Text]]) -> None:
 
 def told(facts: dict[str, Any], said: str) -> Iterable[str]:
     """Facts that the sentence does not hold already, as lines."""
+    said = said.lower()
     for key, value in facts.items():
         if key in ("failures", "about") or isinstance(value, bool) or value in (None, "", [], {}, ()):
             continue
         words = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
-        if not all(word in said for word in words):
+        if not all(word.lower() in said for word in words):
             yield f"{key.replace('_', ' ')}: {', '.join(words)}"

@@ -7,6 +7,7 @@ from rich.text import Text
 from mover.app import nodes
 from mover.cli.progress import watching
 from mover.cli.run import Session
+from mover.cli.tables import point_named
 from mover.operations.verify import verify_point
 
 
@@ -17,4 +18,5 @@ async def verify(session: Session, text: str) -> None:
         async with nodes.reading_node(session.settings, progress=progress) as node:
             point = await node.repository.find_point(text)
             report = await verify_point(node, point.id)
-    console.answer(report, Text(f"Point {point.id} of {point.vm_name} is whole: every block was read and verified."))
+    words = f"{point_named(report)} is whole: every block was read and verified."
+    console.answer(report, Text(words[0].upper() + words[1:]))

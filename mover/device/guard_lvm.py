@@ -174,6 +174,8 @@ def _judge_filters(root: Path, settings: LvmSettings) -> Lvm:
 def _leak_text(title: str, path: str, pattern: str | None) -> str:
     if pattern is None:
         return f"LVM's {title} says nothing of {path}, so LVM would take it: it must end with a reject-all."
+    if pattern[2:-1] in ("", ".*", "^.*", ".*$", "^.*$"):
+        return f"LVM's {title} accepts every disk, by {pattern!r}: it would take a guest's volumes."
     if "$" not in pattern:
         return f"LVM's {title} accepts {path} by {pattern!r}: without $ at its end it matches longer names, too."
     return f"LVM's {title} accepts {path} by {pattern!r}."

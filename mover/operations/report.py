@@ -28,6 +28,11 @@ def point_report(point: RestorePoint) -> Values:
     }
 
 
+def point_words(point: RestorePoint) -> Values:
+    """Which point something was made from: a VM's name alone would not say it."""
+    return {"point": point.id, "point_vm": point.vm_name, "frozen_at": iso(point.created_at)}
+
+
 def disk_row(image: DiskImage) -> Values:
     """One disk of a point. rate in bytes a second; changed as a share of the size."""
     moving = sum(image.seconds.get(phase, 0.0) for phase in _MOVING)

@@ -34,6 +34,7 @@ from mover.operations.names import prefix_of
 from mover.operations.node import Node
 from mover.operations.progress import Progress
 from mover.operations.reading import Reading, reading
+from mover.operations.report import point_words
 from mover.operations.request import RestoreDiskRequest, RestoreRequest
 from mover.operations.values import dump
 
@@ -57,7 +58,8 @@ async def restore_disk_into(node: Node, values: Mapping[str, Any], steps: Steps)
         with logs.bind(vm=plan["vm"]):
             work = FillJob(node, steps.job_id, plan["vm"], point, reader.get, steps.cancellation)
             row = await steps.step("disk", fill_one, work, plan["disk"])
-    return {"vm": plan["vm"], "vm_uuid": request.vm_uuid, "point": point.id, "disks": [row], "warnings": []}
+    about = {"vm": plan["vm"], "vm_uuid": request.vm_uuid, **point_words(point)}
+    return {**about, "disks": [row], "warnings": []}
 
 
 @asynccontextmanager
@@ -94,7 +96,7 @@ class _RestoreVm:
         return {
             "vm": self._request.name,
             "vm_uuid": vm_uuid,
-            "point": point.id,
+            **point_words(point),
             "nic_mode": plan["nic_mode"],
             "is_on": finished["is_on"],
             "warnings": [*_missing(point), *finished["warnings"]],
@@ -230,7 +232,8 @@ async def _plan_disk(node: Node, request: RestoreDiskRequest, point: RestorePoin
     image = image_at(point, request.disk)
     if image.mode is ReadMode.EXCLUDED:
         raise UsageError(
-            f"Disk {image.slot} is not in {point.id}: {image.reason}", remedy="Choose another disk or another point."
+            f"Disk {image.slot} is not in point {point.id} of {point.vm_name}: {image.reason}",
+            remedy="Choose another disk or another point.",
         )
     target = await node.hypervisor.vm(request.vm_uuid)
     await check_proxy(node, target.cluster_uuid, what=target.name)
@@ -268,7 +271,9 @@ def image_at(point: RestorePoint, disk: str | None) -> DiskImage:
     slots = ", ".join(str(image.slot) for image in point.disks)
     found = [image for image in point.disks if disk is None or str(image.slot) == disk.lower()]
     if not found:
-        raise UsageError(f"{point.id} has no disk {disk}", remedy=f"Its disks are: {slots}.")
+        raise UsageError(f"Point {point.id} of {point.vm_name} has no disk {disk}", remedy=f"Its disks are: {slots}.")
     if len(found) > 1:
-        raise AmbiguousName(f"{point.id} has several disks", remedy=f"Name one with --disk: {slots}.")
+        raise AmbiguousName(
+            f"Point {point.id} of {point.vm_name} has several disks", remedy=f"Name one with --disk: {slots}."
+        )
     return found[0]

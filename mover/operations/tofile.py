@@ -13,6 +13,7 @@ from mover.operations.images import bring_back
 from mover.operations.node import ReadingNode
 from mover.operations.progress import DiskWatch
 from mover.operations.reading import reading
+from mover.operations.report import point_words
 from mover.operations.restore import image_at
 
 JOB = "restore-to-file"
@@ -27,7 +28,8 @@ async def restore_to_file(node: ReadingNode, point: PointSummary | str, disk: st
     image = image_at(whole, disk)
     if image.mode is ReadMode.EXCLUDED:
         raise UsageError(
-            f"Disk {image.slot} is not in {whole.id}: {image.reason}", remedy="Choose another disk or another point."
+            f"Disk {image.slot} is not in point {whole.id} of {whole.vm_name}: {image.reason}",
+            remedy="Choose another disk or another point.",
         )
     watch = DiskWatch(node.progress, node.clock, job=JOB, vm=whole.vm_name, disk=str(image.slot))
     target = await node.workers.blocking(partial(FileTarget.create, path, image.size_bytes))
@@ -48,4 +50,4 @@ async def restore_to_file(node: ReadingNode, point: PointSummary | str, disk: st
         "seconds": result.seconds,
         "is_empty": False,
     }
-    return {"vm": whole.vm_name, "point": whole.id, "path": str(path), "disks": [row], "warnings": []}
+    return {"vm": whole.vm_name, **point_words(whole), "path": str(path), "disks": [row], "warnings": []}

@@ -13,6 +13,7 @@ from mover.operations.node import ReadingNode
 from mover.operations.ports import ReadingSession
 from mover.operations.progress import DiskWatch
 from mover.operations.reading import reading
+from mover.operations.report import point_words
 from mover.pipeline.repository_to_disk import RestoreResult
 
 _NAMED = 20
@@ -56,7 +57,7 @@ async def verify_point(node: ReadingNode, point: PointSummary | str) -> Values:
     if node.standing is not None:
         await node.standing.verified(whole)
     rows = [_row(image, result) for image, result in zip(disks, results, strict=True)]
-    return {"point": whole.id, "vm": whole.vm_name, "verified": True, "disks": rows}
+    return {**point_words(whole), "vm": whole.vm_name, "verified": True, "disks": rows}
 
 
 async def _verify(node: ReadingNode, point: RestorePoint, image: DiskImage, reader: ReadingSession) -> RestoreResult:

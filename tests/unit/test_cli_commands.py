@@ -12,7 +12,8 @@ import typer
 from mover.cli import run as running
 from mover.cli.console import Console, first_error
 from mover.cli.main import ORDER
-from mover.cli.restore import Wish, _check, _pairs
+from mover.cli.restore import Wish, _check, _pairs, about_restored
+from mover.cli.tables import checks_table
 from mover.cli.terminal import told
 from mover.errors import Damaged, JobFailed, JobInterrupted, StoreFull, UsageError, WrongKey
 from tests.support.commandline import invoke
@@ -32,8 +33,8 @@ def test_every_command_has_help_within_eighty_columns(command):
     shown = invoke(*command.split(), "--help", COLUMNS="80")
     assert shown.code == 0, shown.err
     assert max(map(len, shown.out.splitlines())) <= 80
-    if not command.startswith("job "):
-        assert f"mover {command.split()[0]}" in shown.out.partition("Options:")[0].partition("\n")[2]
+    name = command if command.startswith("job ") else command.split()[0]
+    assert f"mover {name}" in shown.out.partition("Options:")[0].partition("\n")[2], "an example"
 
 
 def test_the_overview_names_the_commands_in_their_order_each_with_a_whole_sentence():
@@ -47,6 +48,16 @@ def test_what_cannot_be_parsed_is_a_usage_error(words):
     outcome = invoke(*words)
     assert outcome.code == 2
     assert "Try 'mover" in outcome.err
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["backup"], ["points", "--odd"], ["bench", "plan", "--vms", "many"]])
+def test_what_cannot_be_parsed_is_json_too(words):
+    outcome = invoke(*words, "--json")
+    assert outcome.code == 2
+    assert outcome.json["error"]["code"] == "usage"
+    assert outcome.json["error"]["remedy"].startswith("See: mover")
+    assert outcome.json["error"]["remedy"].endswith("--help")
+    assert not outcome.err
 
 
 def test_settings_can_be_read_alone_and_nothing_is_touched(tmp_path):
@@ -95,6 +106,17 @@ def test_wishes_that_hold():
         {"to_file": "a"},
     ):
         _check(wish(**given))
+
+
+def test_a_restore_says_from_which_point(monkeypatch):
+    from_where = {"point": "3f2a81c0", "point_vm": "web01", "frozen_at": "2026-01-31T12:00:00Z"}
+    told_file = about_restored({"vm": "web01", **from_where, "path": "/tmp/disk.raw"}).plain
+    assert told_file.startswith("from point 3f2a81c0 of web01, frozen 2026-01-3")
+    assert told_file.endswith("\nto /tmp/disk.raw")
+    into = about_restored({"vm": "db01", "vm_uuid": "u", **from_where}).plain
+    assert "of web01" in into
+    assert into.endswith("VM db01  u")
+    assert about_restored({"vm": "db01", "vm_uuid": "u"}).plain == "VM db01  u", "a job of an older version"
 
 
 def test_pairs():
@@ -189,7 +211,18 @@ def test_interruptions_have_the_codes_of_shells(capsys, error, code):
     assert fails(capsys, error)[0] == code
 
 
+def test_a_pipe_gets_whole_lines_without_blanks_at_their_ends(capsys):
+    long = {"subject": "lvm", "state": "problem", "what": "x " * 100 + "end", "remedy": "y " * 100 + "end"}
+    Console(as_json=False).answer(None, checks_table([long, {**long, "subject": "md", "what": "short"}]))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert lines[1].endswith("x end")
+    assert lines[2].endswith("y end")
+
+
 def test_facts_that_the_sentence_holds_are_not_said_twice():
+    assert list(told({"operation": "reading"}, "Reading of scsi.1 failed")) == []
     facts = {"near": ["web01", "db01"], "path": "/x", "is_odd": True, "none": None, "failures": [1]}
     assert list(told(facts, "Did you mean web01 or db01?")) == ["path: /x"]
 

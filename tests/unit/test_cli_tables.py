@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console as RichConsole
@@ -95,7 +96,49 @@ def test_everything_fits_eighty_columns(table):
     assert max(map(len, lines)) <= 80
 
 
-def test_only_names_are_folded():
+@pytest.fixture
+def zone(monkeypatch):
+    """Sets this machine's zone, for one test."""
+
+    def put(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield put
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_times_are_local_and_name_their_zone(zone):
+    zone("IST-5:30")
+    points, jobs = drawn(tables.points_table([{**POINT, "vm": "web01"}])), drawn(tables.jobs_table([FAILED]))
+    assert "frozen (IST)" in points
+    assert "2026-11-22 23:32:49" in points
+    assert "since (IST)" in jobs
+    assert "01-15 13:30" in jobs
+    words = tables.point_named({"point": "p", "point_vm": "web01", "frozen_at": POINT["frozen_at"]})
+    assert words == "point p of web01, frozen 2026-11-22 23:32:49 IST"
+
+
+def test_one_zone_holds_for_all_times_of_a_table(zone):
+    zone("CET-1CEST,M3.5.0,M10.5.0/3")
+    points = [{**POINT, "vm": "web01", "frozen_at": f"2026-{month}-15T12:00:00Z"} for month in ("01", "07")]
+    shown = drawn(tables.points_table(points))
+    hour = "14" if "frozen (CEST)" in shown else "13"
+    assert f"2026-01-15 {hour}:00:00" in shown
+    assert f"2026-07-15 {hour}:00:00" in shown
+
+
+def test_a_remedy_has_the_width_of_the_screen():
+    secret = "a1b427bf" * 8
+    shown = drawn(
+        tables.checks_table([CHECK, {**CHECK, "remedy": f"set prism.fingerprint to {secret}, or name the CA"}])
+    )
+    assert secret in shown
+
+
+def test_only_names_are_folded(zone):
+    zone("UTC")
     text = drawn(tables.disks_table([REPORT]), tables.points_table([POINT]))
     for whole in ("scsi.127", "62.0 TiB", "1.50 GB/s", "23:53:20", "2026-11-22 18:02:49", "c29a1e35"):
         assert whole in text

@@ -27,6 +27,30 @@ def test_later_sources_win(file):
     assert settings.data.level == 3
 
 
+def test_a_secret_in_a_later_source_wins_over_the_file_of_an_earlier_one(file, tmp_path):
+    (tmp_path / "old").write_text("old")
+    text = f"prism: {{password_file: {tmp_path / 'old'}}}\nrepository: {{passphrase_file: {tmp_path / 'old'}}}\n"
+
+    def secrets(environment, flags):
+        settings = load(file(text), environment=environment, flags=flags)
+        return [one.get_secret_value() for one in (settings.prism.password, settings.repository.passphrase)]
+
+    assert secrets({"MOVER_PRISM__PASSWORD": "new"}, {}) == ["new", "old"]
+    assert secrets({}, {"repository.passphrase": "typed"}) == ["old", "typed"]
+    assert secrets({"MOVER_PRISM__PASSWORD": ""}, {}) == ["old", "old"], "empty variables are none"
+    (tmp_path / "newer").write_text("newer")
+    files = {"prism.password_file": str(tmp_path / "newer")}
+    assert secrets({"MOVER_PRISM__PASSWORD": "new"}, files) == ["newer", "old"]
+
+
+def test_empty_is_as_if_never_set(file):
+    path = file("node: {name: from-file}\nprism: {ca_file: /nonexistent, password_file: ''}\n")
+    settings = load(path, environment={"MOVER_NODE__NAME": ""}, flags={"prism.ca_file": ""})
+    assert (settings.node.name, settings.prism.ca_file, settings.prism.password_file) == ("node1", None, None)
+    with pytest.raises(UnknownSetting):
+        load(path, environment={}, flags={"prism.cafile": ""})
+
+
 def test_secrets_from_files_and_folder_lose_their_newline_and_never_show(tmp_path):
     (tmp_path / "phrase").write_text("open sesame\n")
     (tmp_path / "mover_prism__password").write_text("from-folder\n")

@@ -111,7 +111,9 @@ def note_certificate(address: PrismAddress, certificate: bytes) -> None:
 def rejected(address: PrismAddress, *, why: str, fingerprint: str | None, is_pinned: bool) -> CertificateRejected:
     """The error for a certificate that we do not accept; it shows what to compare and to set."""
     shown = f"; its SHA-256 fingerprint is {fingerprint}" if fingerprint else ""
-    pin = f"set prism.fingerprint to {fingerprint}" if fingerprint else "set prism.fingerprint"
+    # Without its colons it is whole in a line of 80 columns, and can be pasted from there.
+    plain = fingerprint.replace(":", "").lower() if fingerprint else ""
+    pin = f"set prism.fingerprint to {plain}" if plain else "set prism.fingerprint"
     if is_pinned:
         remedy = (
             f"Compare that value with the certificate on Prism itself; if they agree, {pin} "
