@@ -84,7 +84,7 @@ class Console:
     def remark(self, text: str, style: str = "") -> None:
         """A line for people only."""
         if not self.as_json:
-            self.err.print(text, style=style, markup=False, emoji=False)
+            self.err.print(text, style=style)
 
     def fail(self, error: MoverError) -> None:
         """What happened, to what, why, and what to do. After a JSON answer nothing: it names its failures itself."""

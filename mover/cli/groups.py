@@ -77,7 +77,7 @@ def points_delete(
 ) -> None:
     """Forget a restore point.
 
-    Its space is freed by a later collection. The base of the next incremental stays, unless forced.
+    Its space is not freed: this version collects nothing yet. The base of the next incremental stays, unless forced.
 
     \b
     Example:

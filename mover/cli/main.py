@@ -135,6 +135,7 @@ def check(
     config: Config = None,
     assign: Assign = None,
     as_json: Json = False,
+    repository: Repository = None,
     settings: Annotated[
         bool, typer.Option("--settings", help="Read settings and secrets only, look at nothing else.")
     ] = False,
@@ -153,7 +154,8 @@ def check(
     """
     from mover.cli import setup as work
 
-    run(work.check_settings if settings else work.check, config, assign, as_json)
+    chosen = work.check_settings if settings else work.check
+    run(chosen, config, assign, as_json, repository__url=repository)
 
 
 @app.command()

@@ -34,5 +34,7 @@ def shown(console: Console, point: RestorePoint) -> None:
 
 def deleted(console: Console, point: PointSummary) -> None:
     """That it is forgotten."""
-    words = Text(f"Point {point.id} of {point.vm_name} is forgotten; a later collection frees its space.")
+    words = Text(
+        f"Point {point.id} of {point.vm_name} is forgotten. Its space is not freed: this version collects nothing yet."
+    )
     console.answer({"deleted": point.id}, words)

@@ -69,7 +69,8 @@ def backup_notes(reports: Sequence[Values]) -> RenderableType:
         parts.append(Text(f"{report['vm']}  point {report['point']}  {report['consistency']}-consistent"))
         notes = Table.grid(padding=(0, 1, 0, 0))
         for disk in report["disks"]:
-            notes.add_row("", Text(disk["disk"], "dim"), Text(f"{disk['mode']}: {disk['reason']}", "dim"))
+            how = disk["reason"] if disk["mode"] == "excluded" else f"{disk['mode']}: {disk['reason']}"
+            notes.add_row("", Text(disk["disk"], "dim"), Text(how, "dim"))
         for warning in report["warnings"]:
             notes.add_row("", Text("warning", "yellow"), Text(warning, "yellow"))
         parts.append(notes)

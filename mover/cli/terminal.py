@@ -18,8 +18,14 @@ PIPE_COLUMNS = 10_000
 def opened(stream: Any, *, stderr: bool = False) -> Console:
     """Pipes get whole lines; a terminal is folded at its own width."""
     is_terminal = stream.isatty()
+    # Names of VMs are shown as they are: "[/x]" is no markup, ":red_heart:" no picture.
     return Console(
-        highlight=False, stderr=stderr, soft_wrap=not is_terminal, width=None if is_terminal else PIPE_COLUMNS
+        highlight=False,
+        markup=False,
+        emoji=False,
+        stderr=stderr,
+        soft_wrap=not is_terminal,
+        width=None if is_terminal else PIPE_COLUMNS,
     )
 
 

@@ -27,7 +27,7 @@ from mover.operations.planning import plan_disks
 from mover.operations.progress import Progress
 from mover.operations.report import point_report
 from mover.operations.request import BackupRequest
-from mover.operations.select import check_may_back_up, exclusions, idle_exclusions
+from mover.operations.select import check_has_disk, check_may_back_up, exclusions, idle_exclusions
 from mover.operations.values import dump, load
 from mover.operations.writing import Writing, writing
 
@@ -109,6 +109,7 @@ class Backup:
             return {"committed": point_report(point)}
         vm = await node.hypervisor.vm(request.vm_uuid)
         check_may_back_up(vm, node.proxy_uuid)
+        check_has_disk(vm)
         await check_proxy(node, vm.cluster_uuid, what=vm.name)
         excluded = exclusions(vm.data_disks(), request.exclude)
         await check_space(node, {disk.container_uuid for disk in vm.data_disks()})

@@ -58,7 +58,7 @@ async def check_store_space(node: Node) -> None:
     if free is not None and free < keep:
         raise SpaceShort(
             f"The repository's store has {format_size(free)} free, {format_size(keep)} are wanted",
-            remedy="Free space there, delete restore points, or lower limits.store_free knowingly.",
+            remedy="Free or add space there, or lower limits.store_free knowingly. Deleted points do not free any yet.",
         )
 
 

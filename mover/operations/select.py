@@ -77,6 +77,17 @@ def check_may_back_up(vm: Vm, proxy_uuid: str) -> None:
         )
 
 
+def check_has_disk(vm: Vm) -> None:
+    """Raises UsageError for a VM of which a snapshot would hold nothing."""
+    if not vm.data_disks():
+        groups = any(disk.kind is DiskKind.VOLUME_GROUP for disk in vm.disks)
+        why = ": volume groups are in no snapshot of it" if groups else ""
+        raise UsageError(
+            f"{vm.name} has no disk to back up{why}",
+            remedy="Leave it out, or add its disk first: a restore point needs one.",
+        )
+
+
 def _no_such(vms: Collection[Vm], word: str) -> NoSuchVm:
     near = difflib.get_close_matches(word, sorted({vm.name for vm in vms}), 3, 0.5)
     hint = f"Did you mean {' or '.join(near)}?" if near else "See the VMs there are with: mover inventory"

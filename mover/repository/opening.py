@@ -125,7 +125,7 @@ async def open_secrets(
         secrets = Secrets.without_encryption(descriptor.repository_id)
     elif passphrase is None:
         raise WrongKey(
-            "The repository is encrypted, and no passphrase was given",
+            f"The repository ({store.traits.description}) is encrypted, and no passphrase was given",
             remedy="Set repository.passphrase_file, MOVER_REPOSITORY__PASSPHRASE, or answer the prompt.",
         )
     else:
@@ -156,15 +156,20 @@ async def _unlock(
         else:
             opened.append((orjson.loads(stored)["created_at"], *found))
     if not opened:
-        raise _nothing_opened(problems)
+        raise _nothing_opened(problems, store.traits.description)
     opened.sort()
     _, key_id, id_secret, _ = opened[-1]
     data_secrets = {one[1]: one[3] for one in opened}
     return Secrets(descriptor.repository_id, descriptor.cipher, key_id, id_secret, data_secrets)
 
 
-def _nothing_opened(problems: list[Damaged | WrongKey]) -> MoverError:
-    for problem in sorted(problems, key=lambda problem: isinstance(problem, Damaged)):
+def _nothing_opened(problems: list[Damaged | WrongKey], where: str) -> MoverError:
+    if any(isinstance(problem, WrongKey) for problem in problems):
+        return WrongKey(
+            f"The passphrase does not open the repository ({where})",
+            remedy="Give the one that it was made with, by repository.passphrase_file or MOVER_REPOSITORY__PASSPHRASE.",
+        )
+    for problem in problems:
         return problem
     return Damaged(
         "The repository is encrypted, but its key file is gone",

@@ -13,7 +13,7 @@ from mover.cli import run as running
 from mover.cli.console import Console, first_error
 from mover.cli.main import ORDER
 from mover.cli.restore import Wish, _check, _pairs, about_restored
-from mover.cli.tables import checks_table
+from mover.cli.tables import checks_table, points_table
 from mover.cli.terminal import told
 from mover.errors import Damaged, JobFailed, JobInterrupted, StoreFull, UsageError, WrongKey
 from tests.support.commandline import invoke
@@ -209,6 +209,14 @@ def test_a_defect_is_called_one(capsys):
 )
 def test_interruptions_have_the_codes_of_shells(capsys, error, code):
     assert fails(capsys, error)[0] == code
+
+
+@pytest.mark.parametrize("name", ["[brackets]", "[/brackets]", "[red]x[/red]", ":red_heart:", "100%s {vm}", "\\[x]"])
+def test_names_are_shown_as_they_are(capsys, name):
+    point = {"point": "3f2a81c0", "vm": name, "frozen_at": "2026-01-31T12:00:00Z", "mode": "full", "is_base": False}
+    sizes = dict.fromkeys(("size_bytes", "bytes_read", "bytes_stored"), 1)
+    Console(as_json=False).answer(None, points_table([{**point, **sizes}]))
+    assert f" {name} " in capsys.readouterr().out
 
 
 def test_a_pipe_gets_whole_lines_without_blanks_at_their_ends(capsys):

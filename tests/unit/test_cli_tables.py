@@ -129,6 +129,12 @@ def test_one_zone_holds_for_all_times_of_a_table(zone):
     assert f"2026-07-15 {hour}:00:00" in shown
 
 
+def test_an_excluded_disk_is_called_so_once():
+    left_out = disk(mode="excluded", reason="excluded by sata", disk="sata.0")
+    shown = drawn(tables.backup_notes([{**REPORT, "disks": [left_out]}]))
+    assert "sata.0 excluded by sata" in " ".join(shown.split())
+
+
 def test_a_remedy_has_the_width_of_the_screen():
     secret = "a1b427bf" * 8
     shown = drawn(

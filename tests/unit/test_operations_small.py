@@ -29,7 +29,7 @@ from mover.operations.hooks import run_hook
 from mover.operations.names import install_id, job_of, name_of, prefix_of
 from mover.operations.preflight import PreflightPorts, preflight
 from mover.operations.request import BackupRequest, RestoreDiskRequest, RestoreRequest
-from mover.operations.select import exclusions, select_vms
+from mover.operations.select import check_has_disk, exclusions, select_vms
 from mover.operations.values import dump, load
 from mover.storage.probe import probe
 from mover.storage.stack import open_store
@@ -110,6 +110,15 @@ def test_vms_that_are_never_backed_up():
         names("proxy")
     with pytest.raises(RequestRefused, match="CVM"):
         names("cvm")
+
+
+def test_a_vm_of_which_a_snapshot_holds_nothing_is_refused_in_words():
+    bare = vm("bare", "u9")
+    for disks, said in (((), "bare has no disk"), ((DiskKind.CDROM,), "no disk"), ((DiskKind.VOLUME_GROUP,), "groups")):
+        parts = tuple(Disk(f"d{n}", Slot("scsi", n), kind) for n, kind in enumerate(disks))
+        with pytest.raises(UsageError, match=said):
+            check_has_disk(replace(bare, disks=parts))
+    check_has_disk(replace(bare, disks=(disk("scsi.0", GIB),)))
 
 
 def disk(slot, size):
