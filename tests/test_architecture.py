@@ -62,7 +62,7 @@ LATE = {
 """(module, what it imports inside a function), so that short commands do without; the reason stands beside it."""
 
 FUNCTION_LINES_MAX = 50
-FILE_LINES_MAX = 340
+FILE_LINES_MAX = 350
 TEST_FILE_LINES_MAX = 400
 MEDIAN_FUNCTION_LINES_MAX = 8
 LONG_FUNCTIONS: dict[str, int] = {}
