@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,22 @@ def version() -> str | None:
     return subprocess.run(["fio", "--version"], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def job(way: str, *options: str) -> dict[str, Any]:
-    """What fio says of one job, direct and by libaio. way: read, randread, write. Raises CalledProcessError."""
-    command = ["fio", "--name=bench", f"--rw={way}", "--direct=1", "--ioengine=libaio", *options]
-    command += ["--output-format=json"]
+def jobs(*wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """What fio says of jobs that run at once, direct and by libaio; each by its options. Raises CalledProcessError."""
+    command = ["fio", "--direct=1", "--ioengine=libaio", "--output-format=json"]
+    for number, options in enumerate(wanted):
+        command += [f"--name=bench{number}", *options]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # Its remarks come before the JSON.
-    found: dict[str, Any] = json.loads(said[said.index("{") :])["jobs"][0]
+    found: list[dict[str, Any]] = json.loads(said[said.index("{") :])["jobs"]
     return found
 
 
 def read_rate(device: Path, *, read_bytes: int, size_bytes: int, depth: int, is_random: bool = False) -> float:
     """Bytes a second: direct reads of ``size_bytes``, ``depth`` in flight. Raises UsageError with fio's words."""
-    options = (f"--filename={device}", "--readonly", f"--bs={size_bytes}", f"--size={read_bytes}", f"--iodepth={depth}")
+    options = (f"--rw={'randread' if is_random else 'read'}", f"--filename={device}", "--readonly")
     try:
-        done = job("randread" if is_random else "read", *options)
+        (done,) = jobs((*options, f"--bs={size_bytes}", f"--size={read_bytes}", f"--iodepth={depth}"))
     except subprocess.CalledProcessError as error:
         said = (error.stderr or error.stdout).strip().splitlines()
         raise UsageError(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from zstandard import ZstdDecompressor
 
+from bench import fio
 from mover.repository.codec import Codecs
 from mover.repository.layout import Codec
 
@@ -43,7 +43,8 @@ class Part:
 
 def read_alone(files: Sequence[Path], *, size_bytes: int = 0) -> Part:
     """The files one after the other, or so many bytes of one device."""
-    return _fio([*_reading(files), "--readonly"], size_bytes=size_bytes)
+    size = [f"--size={size_bytes}"] if size_bytes else []
+    return _fio([*_reading(files), "--readonly", *size])
 
 
 def write_alone(device: Path, *, size_bytes: int) -> Part:
@@ -53,23 +54,20 @@ def write_alone(device: Path, *, size_bytes: int) -> Part:
 
 def read_and_write(files: Sequence[Path], device: Path, *, size_bytes: int) -> Part:
     """Both at once, until the later one is through."""
-    return _fio([*_reading(files), *_writing(device, size_bytes)])
+    return _fio(_reading(files), _writing(device, size_bytes))
 
 
 def _reading(files: Sequence[Path]) -> list[str]:
-    return ["--name=read", "--rw=read", f"--filename={':'.join(map(str, files))}"]
+    return ["--rw=read", f"--filename={':'.join(map(str, files))}"]
 
 
 def _writing(device: Path, size_bytes: int) -> list[str]:
-    return ["--name=write", "--rw=write", f"--filename={device}", f"--size={size_bytes}"]
+    return ["--rw=write", f"--filename={device}", f"--size={size_bytes}"]
 
 
-def _fio(jobs: list[str], *, size_bytes: int = 0) -> Part:
-    command = ["fio", "--bs=1M", "--direct=1", "--ioengine=libaio", "--iodepth=4", "--file_service_type=sequential"]
-    command += ["--output-format=json", *jobs, *([f"--size={size_bytes}"] if size_bytes else [])]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # Its remarks come before the JSON.
-    parts = [_part(job) for job in json.loads(said[said.index("{") :])["jobs"]]
+def _fio(*wanted: list[str]) -> Part:
+    usual = ["--bs=1M", "--iodepth=4", "--file_service_type=sequential"]
+    parts = [_part(job) for job in fio.jobs(*([*usual, *options] for options in wanted))]
     return Part(max(part.wall_s for part in parts), sum(part.cpu_s for part in parts))
 
 
