@@ -43,7 +43,7 @@ def fio(device: Path, *, block_bytes: int, reads: int, depth: int) -> Spent:
     options = [f"--filename={device}", "--readonly", f"--bs={block_bytes}", f"--iodepth={depth}"]
     options += [f"--number_ios={reads}", "--norandommap"]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = tool.job("randread", *options)["read"]
+    done = tool.jobs(["--rw=randread", *options])[0]["read"]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Spent(
         wall_s=done["runtime"] / 1000,
