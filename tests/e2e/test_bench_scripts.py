@@ -18,6 +18,7 @@ from bench.device import loop_of
 from bench.results import Results, read
 from bench.sample_disk import attached, loops_below, reflink_folder
 from mover.errors import UsageError
+from tests.support.loopdevices import none_left
 from tests.support.source import ROOT
 
 SCRIPTS = {
@@ -56,7 +57,7 @@ def quick(script: str, place: Path, *arguments: object) -> Results:
     code, said = run(script, "--quick", "--out", out, *folder, *arguments)
     assert code == 0, said
     assert list(work.iterdir() if work.exists() else ()) == []
-    assert loops_below(work) == []
+    assert none_left(work)
     return read(out)
 
 
@@ -98,7 +99,7 @@ def test_end_to_end_measures_ours_the_limits_and_what_must_hold(tmp_path):
     out = tmp_path / "out.json"
     code, said = run("end_to_end", "--quick", "--only", "mover,limit", "--folder", tmp_path / "work", "--out", out)
     assert code == 0, said
-    assert loops_below(tmp_path / "work") == []
+    assert none_left(tmp_path / "work")
     results = read(out)
     assert read(tmp_path / "work" / "results.json").series == results.series
     wall = {
@@ -195,7 +196,7 @@ with reflink_folder(Path(sys.argv[1]), size_bytes=1 << 29) as place:
             pass
         assert place.is_mount()
     assert not place.is_mount()
-    assert loops_below(tmp_path) == []
+    assert none_left(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

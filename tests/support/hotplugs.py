@@ -13,6 +13,7 @@ import pytest
 from mover.lab import loops
 from mover.lab.disks import DiskBank
 from mover.lab.hotplug import Hotplug, PlugFaults
+from tests.support.loopdevices import none_left
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -83,5 +84,5 @@ def buses(folder: Path) -> Iterator[Callable[[bool], Bus]]:
     yield make
     for bus in made:
         bus.stop()
-    assert loops.below(folder) == []
+    assert none_left(folder)
     assert loops.mounts_below(folder) == []

@@ -11,6 +11,7 @@ import pytest
 from mover.errors import LabError
 from mover.lab import content, extents, filesystems, guests, living, loops, tools, trees
 from mover.lab.disks import DiskBank
+from tests.support.loopdevices import none_left
 
 SCALE = 0.01
 needs_root = pytest.mark.skipif(loops.usable() is not None, reason=f"loop devices: {loops.usable()}")
@@ -27,7 +28,7 @@ def bank(tmp_path: Path) -> Iterator[DiskBank]:
     made = DiskBank(tmp_path / "lab", use_loop=False)
     yield made
     made.close()
-    assert loops.below(tmp_path) == []
+    assert none_left(tmp_path)
     assert loops.mounts_below(tmp_path) == []
 
 

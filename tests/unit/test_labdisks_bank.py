@@ -14,6 +14,7 @@ from mover.errors import LabError
 from mover.lab import disks, filesystems, living, loops, tools
 from mover.lab.disks import DiskBank
 from mover.lab.hotplug import Hotplug
+from tests.support.loopdevices import none_left
 
 MIB = 1 << 20
 needs_root = pytest.mark.skipif(loops.usable() is not None, reason=f"loop devices: {loops.usable()}")
@@ -25,7 +26,7 @@ def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DiskBank]:
     made = DiskBank(tmp_path / "lab", use_loop=request.param)
     yield made
     made.close()
-    assert loops.below(tmp_path) == []
+    assert none_left(tmp_path)
     assert loops.mounts_below(tmp_path) == []
 
 
@@ -150,7 +151,7 @@ def test_kernel_without_xfs_gives_plain_files_now_and_later(tmp_path: Path, monk
         bank = DiskBank(tmp_path)
         bank.close()
         assert bank.how == expected
-    assert loops.below(tmp_path) == []
+    assert none_left(tmp_path)
     with pytest.raises(LabError, match="refused to mount"):
         DiskBank(tmp_path / "other", use_loop=True)
 
@@ -188,7 +189,7 @@ def test_clean_after_a_kill_leaves_no_loop_and_no_mount(tmp_path: Path) -> None:
     killed_lab(tmp_path)
     assert len(loops.below(tmp_path)) == 4
     assert disks.clean(tmp_path)
-    assert loops.below(tmp_path) == []
+    assert none_left(tmp_path)
     assert loops.mounts_below(tmp_path) == []
     assert disks.clean(tmp_path) == []
 
@@ -203,7 +204,7 @@ def test_restart_after_a_kill_takes_the_mount_over(tmp_path: Path) -> None:
     finally:
         bank.close()
         disks.clean(tmp_path)
-    assert loops.below(tmp_path) == []
+    assert none_left(tmp_path)
 
 
 KILLED_AT_WORK = """
@@ -233,7 +234,8 @@ def test_guest_killed_at_work_works_on(tmp_path: Path, is_cleaned: bool) -> None
     assert len(loops.mounts_below(tmp_path)) == 3
     if is_cleaned:
         disks.clean(tmp_path)
-        assert (loops.below(tmp_path), loops.mounts_below(tmp_path)) == ([], [])
+        assert none_left(tmp_path)
+        assert loops.mounts_below(tmp_path) == []
     bank = DiskBank(tmp_path)
     try:
         Hotplug(tmp_path / "kernel", bank).close()
@@ -242,4 +244,4 @@ def test_guest_killed_at_work_works_on(tmp_path: Path, is_cleaned: bool) -> None
             assert filesystems.fsck(bank.path(name))[0]
     finally:
         bank.close()
-    assert loops.below(tmp_path) == []
+    assert none_left(tmp_path)
