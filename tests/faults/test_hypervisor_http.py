@@ -84,12 +84,13 @@ async def test_a_definite_refusal_is_never_repeated(prism, tmp_path, status, rep
     assert caught.value.facts["reason"] == "WHY"
 
 
-async def test_a_401_on_a_cookie_costs_one_basic_try(prism, tmp_path):
+async def test_a_401_on_a_cookie_costs_one_log_in(prism, tmp_path):
     async with session_with(prism, tmp_path) as session:
         await session.get("v3", "things/1")
         prism.script("attach", answers(401))
         assert await session.post("v2", "attach", {}, repeat=Repeat.NEVER) == {"task_uuid": "t"}
-    assert [call.basic for call in prism.sent("attach")] == [False, True]
+    assert [call.basic for call in prism.sent("attach")] == [False, False]
+    assert [call.path for call in prism.calls if call.basic] == ["v3/users/me"] * 2
 
 
 async def test_a_401_on_basic_is_final(prism, tmp_path):

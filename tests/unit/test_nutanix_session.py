@@ -6,6 +6,7 @@ import asyncio
 import re
 
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 
 from mover.clock import FakeClock
@@ -265,10 +266,35 @@ async def test_a_right_password_needs_no_folder_for_the_breaker(prism, tmp_path)
 
 async def test_a_401_right_after_an_accepted_log_in_does_not_condemn_the_password(prism, tmp_path):
     async with session_with(prism, tmp_path) as session:
-        prism.script("things", answers(401), answers(401))
+        prism.script("things", *[answers(401)] * 3)
         with pytest.raises(RightsMissing, match="401"):
             await session.get("v3", "things/1")
         assert await session.get("v3", "things/1") == {"thing": "1"}
+    assert not (tmp_path / "breakers").exists()
+
+
+async def test_where_cookies_do_not_count_basic_is_sent_by_one_call_at_a_time(prism, tmp_path):
+    """A directory behind Prism refuses good passwords that come many at once."""
+    now = peak = 0
+
+    async def only_basic(request):
+        nonlocal now, peak
+        if "Authorization" not in request.headers:
+            return web.json_response(tinyprism.error(401, "AUTHENTICATION_REQUIRED"), status=401)
+        now += 1
+        peak = max(peak, now)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        now -= 1
+        return web.json_response({"is": "in"})
+
+    async with session_with(prism, tmp_path) as session:
+        await session.get("v3", "things/1")
+        prism.script("v2/odd", *[only_basic] * 30)
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(session.get("v2", f"odd/{number}")) for number in range(6)]
+    assert [one.result() for one in asked] == [{"is": "in"}] * 6
+    assert peak == 1
     assert not (tmp_path / "breakers").exists()
 
 

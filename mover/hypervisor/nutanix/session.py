@@ -186,13 +186,26 @@ class Session:
         if (answer.status == 401 or is_login_page(answer)) and not basic:
             PRISM_RETRIES.labels("401").inc()
             await self._log_in(after=seen)
-            answer = await self._send(request, basic=True)
-            if answer.status == 401:
-                raise self._not_for_us(request.what)
+            answer = await self._again(request)
         if answer.status == 401:
             self._is_in = False
             raise self._breaker.open()
         return self._judged(answer, request)
+
+    async def _again(self, request: Request) -> Answer:
+        """After a new log-in: by its cookies; only where these do not count, by Basic.
+
+        One at a time: a directory behind Prism refuses good passwords that come many at once.
+        """
+        if self._cookies:
+            answer = await self._send(request, basic=False)
+            if answer.status != 401 and not is_login_page(answer):
+                return answer
+        async with self._log_in_lock:
+            answer = await self._send(request, basic=True)
+        if answer.status == 401:
+            raise self._not_for_us(request.what)
+        return answer
 
     async def _log_in(self, *, after: int) -> None:
         """One Basic try at a time: many calls with a wrong password would lock the account."""
