@@ -172,6 +172,12 @@ class LabOptions(Spec):
     element_categories: Literal["missing", "empty"] = "missing"
     execution_context_list: bool = False
     """Some builds put a list task_uuids there."""
+    element_makes_vms: bool = True
+    """False: an Element's v3 answers 405 to the making, changing and deleting of VMs; its v2 does it."""
+    element_lists_all: bool = False
+    """An Element's v3 lists its Central and the other clusters too, before itself."""
+    odd_answers: bool = False
+    """As builds to come may answer: members that nobody knows, null for what is empty, UUIDs in upper case."""
     error_spelling: Literal["ERROR", "kError"] = "ERROR"
     """status.state of a snapshot that failed."""
     snapshot_extras: bool = True

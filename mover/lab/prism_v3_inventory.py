@@ -56,6 +56,8 @@ class InventoryV3:
     def _known_clusters(self, side: str) -> list[Json]:
         cluster = self._cluster
         found = [render_v3.element(cluster, side)]
+        if side != CENTRAL and cluster.options.element_lists_all:
+            found = [render_v3.central(cluster), render_v3.unreachable_element(cluster), *found]
         if side == CENTRAL:
             found.append(render_v3.central(cluster))
             if cluster.options.central_lists_unreachable:

@@ -17,7 +17,7 @@ from mover.errors import (
     TaskFailed,
 )
 from mover.hypervisor.nutanix import disks
-from mover.hypervisor.nutanix.disks import Shapes
+from mover.hypervisor.nutanix.forms import Shapes
 from mover.model.machine import CloneSource, EmptyDisk, Slot
 from tests.support.tinyprism import (
     CONTAINER,

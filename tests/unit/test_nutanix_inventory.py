@@ -7,6 +7,7 @@ import pytest
 from mover.clock import FakeClock
 from mover.errors import Conflict
 from mover.hypervisor.nutanix.ahv import Ahv
+from mover.hypervisor.nutanix.inventory import disagreement
 from tests.support.tinyprism import CLUSTER, GUEST, MIB, PROXY, TinyPrism, serving, settings_for
 
 
@@ -50,6 +51,15 @@ async def prism(tmp_path):
         ahv = Ahv(settings_for(tiny), clock=clock, state_dir=tmp_path)
         yield Views(tiny), ahv, clock, tiny
         await ahv.close()
+
+
+def test_a_v3_that_tells_no_size_in_bytes_agrees_by_the_devices():
+    """Older builds round to MiB: that must not be used, and is no disagreement."""
+    entity, other = by_v3(GUEST, "web01", "d"), by_v2(GUEST, "d")
+    del entity["status"]["resources"]["disk_list"][0]["disk_size_bytes"]
+    assert disagreement(entity, other) == ""
+    other["vm_disk_info"][0]["disk_address"]["device_uuid"] = "e"
+    assert "disk e" in disagreement(entity, other)
 
 
 async def test_one_vm_that_is_shown_differently_does_not_spoil_the_inventory(prism):

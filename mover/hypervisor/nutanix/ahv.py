@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mover.clock import Clock
 from mover.config import PrismSettings
-from mover.hypervisor.nutanix import disks, inventory, proxy, regions, snapshots, v2, vms
+from mover.hypervisor.nutanix import disks, forms, inventory, proxy, regions, snapshots, v2, vms
 from mover.hypervisor.nutanix.endpoints import Endpoints, find_endpoints, may_change
 from mover.hypervisor.protocol import About, ChangedRegions, VmRequest
 from mover.model.machine import (
@@ -38,7 +38,7 @@ class Ahv:
         self._settings, self._clock, self._state_dir = settings, clock, state_dir
         self._found: Endpoints | None = None
         self._finding = asyncio.Lock()
-        self._shapes = disks.Shapes()
+        self._shapes = forms.Shapes()
 
     async def about(self) -> About:
         """Idempotent; leaves nothing behind."""

@@ -26,6 +26,7 @@ _CONFLICTS = ("CONCURRENT_REQUESTS_NOT_ALLOWED", "ENTITY_ALREADY_EXISTS")
 _GATEWAY = (408, 502, 503, 504)
 _SAYS_MISSING = ("not found", "not exist", "no such", "enoent")
 _SAYS_WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
+_SAYS_BUSY = ("migrat", "busy", "in progress", "another operation", "logical timestamp")
 # A service behind Prism's gateway that restarts or elects a leader: the gateway says 500 for it.
 _SAYS_UNREADY = ("unavailable", "not ready", "timed out", "timeout", "transport", "leader", "connect", "retry")
 
@@ -82,6 +83,11 @@ def is_login_page(answer: Answer) -> bool:
 def says_missing(said: str) -> bool:
     """These words of Prism's speak of something that does not exist."""
     return _has(_SAYS_MISSING, said)
+
+
+def says_busy(said: str) -> bool:
+    """These words speak of somebody else's change that will end: the same request may be taken then."""
+    return _has(_SAYS_BUSY, said)
 
 
 def _has(words: tuple[str, ...], said: str) -> bool:
@@ -142,6 +148,11 @@ _REFUSALS: dict[int, tuple[type[HypervisorError], str]] = {
     404: (NotFound, "Look whether it still exists on Prism; run the command again with what is there now."),
     409: (Conflict, "Somebody else changed the object at the same time: run the command again."),
 }
+
+
+def is_unsupported(refused: HypervisorError) -> bool:
+    """This Prism does not have the call: an Element may leave the making of VMs to its Central, and to v2."""
+    return refused.facts.get("status") in (405, 501) or "NOT_SUPPORTED" in refused.facts.get("reason", "")
 
 
 def reason_of(body: Any) -> str:

@@ -22,55 +22,25 @@ from mover.errors import (
     TaskFailed,
 )
 from mover.hypervisor.nutanix import v2
-from mover.hypervisor.nutanix.answers import says_missing
+from mover.hypervisor.nutanix.answers import says_busy, says_missing
+from mover.hypervisor.nutanix.forms import Shapes, Source
 from mover.hypervisor.nutanix.inventory import read_containers
 from mover.hypervisor.nutanix.session import Repeat, Session
 from mover.hypervisor.nutanix.tasks import wait_for_v2
-from mover.model.machine import Attachment, CloneSource, Disk, EmptyDisk, Slot
+from mover.model.machine import Attachment, Disk, EmptyDisk, Slot
 
 log = logs.get(__name__)
 
 _PAUSE_S = 0.5
+_TASK_PAUSE_S = 2.0
 # After a lost answer Prism may still be at work: look for this long before giving up.
 _LOOKS = 12
 _LOOK_PAUSE_S = 1.0
 _BUSY_TRIES = 6
+_BUSY_PAUSE_S = 10.0
 _GONE_LOOKS = 20
 _DETACH_TRIES = 3
 _LOOK_REMEDY = "Nothing is sent twice: `mover orphans` looks what became of it."
-
-Source = CloneSource | EmptyDisk
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """What stands beside a clone's source in an attach: the interface's own text leaves it open."""
-
-    with_container: bool = False
-    with_bus: bool = False
-    """device_bus inside the source's address too: scripts that are known to work on real clusters send it."""
-
-
-_FORMS = (Form(), Form(with_container=True), Form(with_bus=True), Form(with_container=True, with_bus=True))
-
-
-@dataclass(slots=True)
-class Shapes:
-    """Which form of a snapshot clone's body this Prism takes; learnt from its refusals."""
-
-    best: Form = _FORMS[0]
-
-    def candidates(self, source: Source) -> tuple[Form, ...]:
-        """The form that worked last comes first."""
-        if isinstance(source, EmptyDisk):
-            return _FORMS[:1]
-        if source.vmdisk_uuid:
-            return _FORMS[:2]
-        return (self.best, *(form for form in _FORMS if form != self.best))
-
-    def learn(self, source: Source, form: Form) -> None:
-        if isinstance(source, CloneSource) and source.path:
-            self.best = form
 
 
 async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, shapes: Shapes) -> Attachment:
@@ -132,21 +102,22 @@ class _Order:
         return f"attach to {self.slot} of VM {self.vm_uuid}"
 
     async def send(self, container: str | None, *, with_bus: bool) -> None:
-        """POST and wait for the task. A 429 or 409 is refused before any effect, yet looked at before a repetition."""
+        """POST and wait for the task. A 429, a 409 or a task that failed since the VM is busy (it migrates to
+        another host) had no effect, yet is looked at before a repetition."""
         body = v2.attach_body(self.slot, self.source, container_uuid=container, with_bus=with_bus)
         for attempt in range(_BUSY_TRIES):
             try:
                 answer = await self.session.post("v2", f"vms/{self.vm_uuid}/disks/attach", body, repeat=Repeat.NEVER)
-            except (Overloaded, Conflict):
-                if attempt == _BUSY_TRIES - 1:
+                with self._accepted():
+                    await wait_for_v2(self.session, answer, what=self.what)
+                return
+            except (Overloaded, Conflict, TaskFailed) as busy:
+                is_task = isinstance(busy, TaskFailed)
+                if attempt == _BUSY_TRIES - 1 or (is_task and not says_busy(busy.message)):
                     raise
-                await self.session.clock.sleep(_PAUSE_S * 2**attempt)
+                await self.session.clock.sleep((_TASK_PAUSE_S if is_task else _PAUSE_S) * 2**attempt)
                 if await self._there() is not None:
                     raise self._unknown("was refused as too busy, and yet the slot is taken") from None
-                continue
-            with self._accepted():
-                await wait_for_v2(self.session, answer, what=self.what)
-            return
 
     async def look_for_made(self) -> Attachment:
         """The task succeeded: read what stands in the slot now."""
@@ -235,6 +206,8 @@ async def detach(session: Session, vm_uuid: str, vmdisk_uuid: str) -> None:
         failure = await _try_detach(session, vm_uuid, vmdisk_uuid, what)
         if await _is_gone(session, vm_uuid, vmdisk_uuid, looks=2 if failure else _GONE_LOOKS):
             return
+        if failure and says_busy(failure.message):
+            await session.clock.sleep(_BUSY_PAUSE_S)
     raise failure or EffectUnknown(
         f"{what}: Prism reports success, but still shows the disk",
         remedy="Look at the VM's disks in Prism; `mover orphans --apply` detaches what is ours.",

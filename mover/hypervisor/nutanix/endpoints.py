@@ -17,7 +17,7 @@ from mover.hypervisor.nutanix import v3
 from mover.hypervisor.nutanix.address import PrismAddress, parse_address
 from mover.hypervisor.nutanix.central import Central
 from mover.hypervisor.nutanix.paging import list_v3
-from mover.hypervisor.nutanix.reading import text
+from mover.hypervisor.nutanix.reading import text, uuid
 from mover.hypervisor.nutanix.session import Session
 from mover.model.machine import Cluster
 
@@ -53,9 +53,10 @@ async def find_endpoints(settings: PrismSettings, *, clock: Clock, state_dir: Pa
         user = text(await first.log_in(), "status", "name") or settings.username
         found = await _clusters(first)
         clusters = tuple(cluster for cluster in found if cluster is not None)
-        if None not in found and first.environment != "pc":
+        if _is_element(first, found):
             log.info("prism.element", host=str(first.address), why="the address is an Element")
-            return Endpoints(first, None, _own(clusters, settings, first), clusters, user)
+            own = _own(await _itself(first, clusters), settings, first)
+            return Endpoints(first, None, own, (own,), user)
         chosen = choose_cluster(clusters, settings.cluster, host=str(first.address))
         element = await _element_of(chosen, settings, first, clock=clock, state_dir=state_dir)
     except BaseException:
@@ -64,6 +65,19 @@ async def find_endpoints(settings: PrismSettings, *, clock: Clock, state_dir: Pa
     log.info("prism.element", host=str(element.address), why=f"{first.address} is a Central", cluster=chosen.name)
     central = Central(first, is_needed=settings.on_central_down == "fail")
     return Endpoints(element, central, chosen, clusters, user)
+
+
+def _is_element(session: Session, found: list[Cluster | None]) -> bool:
+    """As Prism says of itself; else by what it lists: only a Central lists a Central."""
+    return session.environment == "pe" or (session.environment != "pc" and None not in found)
+
+
+async def _itself(session: Session, clusters: tuple[Cluster, ...]) -> tuple[Cluster, ...]:
+    """Of the clusters that an Element lists, its own: v2 knows no other."""
+    if len(clusters) < 2:
+        return clusters
+    own = uuid(await session.get("v2", "cluster"), "uuid")
+    return tuple(cluster for cluster in clusters if cluster.uuid == own)
 
 
 async def _clusters(session: Session) -> list[Cluster | None]:
@@ -122,7 +136,8 @@ async def _element_of(
     session = Session(address, settings, clock=clock, state_dir=state_dir)
     try:
         await session.log_in()
-        own = await _clusters(session)
+        found = await _clusters(session)
+        own = await _itself(session, tuple(one for one in found if one is not None))
     except HypervisorUnreachable as error:
         await session.close()
         raise _not_reached(cluster, address, central, error.message) from None
@@ -133,7 +148,7 @@ async def _element_of(
     except BaseException:
         await session.close()
         raise
-    if [found and found.uuid for found in own] != [cluster.uuid]:
+    if not _is_element(session, found) or [one.uuid for one in own] != [cluster.uuid]:
         await session.close()
         raise _not_reached(cluster, address, central, "another Prism answers there")
     return session

@@ -124,13 +124,18 @@ def disagreement(entity: Json, other: Json) -> str:
 
 
 def differences(by_v3: Collection[Disk], by_v2: Collection[Disk]) -> str:
-    """In words; empty when both know the same data disks of the same sizes.
+    """In words; empty when both know the same data disks of the same sizes, where v3 tells a size in bytes.
 
     A v2 answer without disks never means that a VM has none.
     """
-    ours = {(disk.device_uuid, disk.size_bytes) for disk in by_v2 if disk.kind is DiskKind.DISK}
-    theirs = {(disk.device_uuid, disk.size_bytes) for disk in by_v3 if disk.kind is DiskKind.DISK}
+    silent = {disk.device_uuid for disk in by_v3 if not disk.size_bytes}
+    ours = {(disk.device_uuid, _size(disk, silent)) for disk in by_v2 if disk.kind is DiskKind.DISK}
+    theirs = {(disk.device_uuid, _size(disk, silent)) for disk in by_v3 if disk.kind is DiskKind.DISK}
     return ", ".join(f"disk {device_uuid} of {size} bytes" for device_uuid, size in sorted(ours ^ theirs))
+
+
+def _size(disk: Disk, silent: Collection[str]) -> int:
+    return 0 if disk.device_uuid in silent else disk.size_bytes
 
 
 def join(entity: Json, other: Json, central: Json | None) -> Vm:

@@ -18,6 +18,8 @@ _V2_PAGE = 100
 # taken as it was seen, since a busy Prism never holds still.
 _TRIES = 4
 _PAGES_MAX = 10_000
+# A hundred VMs with all their disks are work for Prism; its own documents call them expensive.
+_TIMES_THE_TIMEOUT = 4
 
 T = TypeVar("T")
 Page = Callable[[int], Awaitable[tuple[list[Json], int | None]]]
@@ -41,7 +43,8 @@ async def list_v3(
         body: dict[str, Any] = {"kind": kind, "length": _V3_PAGE, "offset": offset}
         if filter_:
             body["filter"] = filter_
-        answer = await session.post("v3", f"{kind}s/list", body, patience_s=patience_s)
+        timeout_s = _timeout_s(session) if patience_s is None else None
+        answer = await session.post("v3", f"{kind}s/list", body, timeout_s=timeout_s, patience_s=patience_s)
         return list(items(answer, "entities")), _total(answer, "total_matches")
 
     lister = _Lister(page, lambda entity: uuid(entity, "metadata", "uuid"), read)
@@ -55,7 +58,7 @@ async def list_v2_by_offset(
 
     async def page(offset: int) -> tuple[list[Json], int | None]:
         asked = {**query, "offset": str(offset), "length": str(_V2_PAGE)}
-        answer = await session.get("v2", path, query=asked)
+        answer = await session.call("GET", "v2", path, query=asked, timeout_s=_timeout_s(session))
         return list(items(answer, "entities")), _total(answer, "grand_total_entities")
 
     return await _Lister(page, lambda entity: uuid(entity, key), read).whole(session, f"v2 {path}")
@@ -75,6 +78,10 @@ async def list_v2_by_page(session: Session, path: str, read: Callable[[Json], T]
         return list(items(answer, "entities")), _total(answer, "grand_total_entities")
 
     return await _Lister(page, lambda entity: uuid(entity, key), read).whole(session, f"v2 {path}")
+
+
+def _timeout_s(session: Session) -> float:
+    return session.call_timeout_s * _TIMES_THE_TIMEOUT
 
 
 class _Lister(Generic[T]):

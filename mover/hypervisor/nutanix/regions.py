@@ -20,6 +20,8 @@ from mover.model.region import RegionError, RegionKind, Regions
 _INT64_MAX = (1 << 63) - 1
 # Each page must advance, so a list ends; this many pages is more than 60 TB in 600 MB steps.
 _PAGES_MAX = 100_000
+# A query looks through the map of a whole disk, of many TB, before its first region.
+_TIMES_THE_TIMEOUT = 4
 
 Rows = NDArray[np.int64]
 
@@ -49,7 +51,7 @@ async def fetch(session: Session, path: str, base_path: str | None, *, size_byte
 async def _look_for(session: Session, path: str) -> None:
     """Ask without the base: tells a missing path (NotFound) from a missing base."""
     try:
-        await session.post("v3", "data/changed_regions", query_of(path, None, 0))
+        await _asked(session, path, None, 0)
     except (NotFound, RequestRefused) as refused:
         raise _path_gone(refused, path) from None
 
@@ -68,7 +70,7 @@ async def _all_pages(session: Session, path: str, base_path: str | None, size_by
     start, pages = 0, 0
     rows: list[Rows] = []
     while True:
-        page = await session.post("v3", "data/changed_regions", query_of(path, base_path, start))
+        page = await _asked(session, path, base_path, start)
         pages += 1
         _check_size(page, path, size_bytes)
         rows.append(read_rows(page, path))
@@ -78,6 +80,11 @@ async def _all_pages(session: Session, path: str, base_path: str | None, size_by
         if pages >= _PAGES_MAX:
             raise invalid(path, f"it does not end: {pages} pages, and now at {following}")
         start = following
+
+
+async def _asked(session: Session, path: str, base_path: str | None, start: int) -> Any:
+    timeout_s = session.call_timeout_s * _TIMES_THE_TIMEOUT
+    return await session.post("v3", "data/changed_regions", query_of(path, base_path, start), timeout_s=timeout_s)
 
 
 def query_of(path: str, base_path: str | None, start: int) -> dict[str, Any]:
