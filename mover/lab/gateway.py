@@ -16,7 +16,7 @@ from aiohttp import web
 
 from mover.clock import stopwatch
 from mover.lab import schema
-from mover.lab.answers import Answer, Refusal, v2_error, v3_error
+from mover.lab.answers import Answer, Refusal, odd, v2_error, v3_error
 from mover.lab.auth import COOKIE, Caller, Gate
 from mover.lab.cluster import Cluster
 from mover.lab.operations import CENTRAL, ELEMENT, UNKNOWN, Call, Operation, find, plain_path
@@ -208,7 +208,8 @@ class Gateway:
             return web.Response(
                 status=answer.status, text=HTML.format("Log in"), content_type="text/html", headers=headers
             )
-        response = web.json_response(answer.body, status=answer.status, headers=headers)
+        body = odd(answer.body) if self._cluster.options.odd_answers else answer.body
+        response = web.json_response(body, status=answer.status, headers=headers)
         if caller is not None and caller.new_cookie:
             response.set_cookie(COOKIE, caller.new_cookie, path="/", secure=True, httponly=True)
         return response

@@ -11,7 +11,7 @@ from mover.lab import intents, render_v3
 from mover.lab.answers import Answer, Json, Refusal, missing
 from mover.lab.cluster import Cluster
 from mover.lab.freezing import Freezer
-from mover.lab.operations import CENTRAL, Call
+from mover.lab.operations import CENTRAL, ELEMENT, Call
 from mover.lab.prism_v3_inventory import page
 from mover.lab.regions import Query
 from mover.lab.state import IdempotenceRecord, SnapshotRecord, VmRecord
@@ -78,7 +78,12 @@ class PrismV3:
             raise Refusal(409 if how == "conflict" else 422, "ENTITY_ALREADY_EXISTS", f"{kind} {uuid} exists already")
         return uuid in known
 
+    def _check_makes_vms(self, call: Call) -> None:
+        if call.side == ELEMENT and not self._cluster.options.element_makes_vms:
+            raise Refusal(405, "REQUEST_NOT_SUPPORTED", "This method is not supported here.")
+
     async def _create_vm(self, call: Call) -> Answer:
+        self._check_makes_vms(call)
         cluster, body = self._cluster, call.body
         self._check_cluster(call)
         uuid = self._own_uuid(body["metadata"])
@@ -108,6 +113,7 @@ class PrismV3:
 
     async def _update_vm(self, call: Call) -> Answer:
         """Declarative: what disk_list does not name is deleted."""
+        self._check_makes_vms(call)
         cluster, body = self._cluster, call.body
         vm = cluster.vm(call.params["uuid"])
         _check_version(body["metadata"], vm.spec_version)
@@ -140,6 +146,7 @@ class PrismV3:
         return Answer(render_v3.vm(cluster, vm, call.side, task_uuid=task.uuid), 202)
 
     async def _delete_vm(self, call: Call) -> Answer:
+        self._check_makes_vms(call)
         vm = self._cluster.vm(call.params["uuid"], call.side)
         entities = [("vm", vm.uuid, vm.name)]
         task = self._cluster.tasks.start(

@@ -184,6 +184,48 @@ async def test_a_snapshot_that_failed_by_its_inner_name_is_an_error_at_once(tmp_
             await world.freeze("a")
 
 
+MIGRATES = "kVmMigrating: VM proxy01 is being migrated to another host"
+
+
+async def test_a_proxy_that_moves_to_another_host_takes_its_disk_later(world):
+    snapshot = await world.freeze("a")
+    proxy, source = world.lab.proxy_uuid, CloneSource(path=snapshot.files[0].path)
+    world.lab.faults.arm("task_fails", operation="v2.vms.disks.attach", detail=MIGRATES, count=2)
+    made = await world.ahv.attach(proxy, Slot("scsi", 9), source)
+    assert len([call for call in world.lab.calls if call.operation == "v2.vms.disks.attach"]) == 3
+    world.lab.faults.arm("task_fails", operation="v2.vms.disks.detach", detail=MIGRATES)
+    await world.ahv.detach(proxy, made.vmdisk_uuid)
+    assert len(world.lab.vms["proxy01"].disks) == 1
+
+
+async def test_work_that_takes_prism_long_is_waited_for(tmp_path):
+    """A page of VMs with all their disks, the map of a whole disk: longer than other calls may last."""
+    async with prism_world(tmp_path, "element", changes={"call_timeout": 0.5}) as world:
+        disk = (await world.ahv.vm(world.uuid("web01"))).data_disks()[0]
+        path = path_of(await world.freeze("a"), disk)
+        for slow in ("v2.vms.list", "v3.data.changed_regions"):
+            world.lab.faults.arm("latency", operation=slow, seconds=0.7)
+        world.lab.forget_calls()
+        await world.ahv.inventory()
+        await world.ahv.changed_regions(path, None, size_bytes=disk.size_bytes)
+        asked = [call.operation for call in world.lab.calls]
+        assert (asked.count("v2.vms.list"), asked.count("v3.data.changed_regions")) == (1, 1)
+
+
+async def test_a_vm_that_v3_of_an_element_does_not_make_is_made_by_v2(tmp_path):
+    """A Central, where there is one, makes it by v3, with its categories."""
+    async with prism_world(tmp_path, "element", element_makes_vms=False) as world:
+        saved = await world.ahv.vm(world.uuid("win01"))
+        request = VmRequest("win02", saved.spec, NicMode.NEW_MAC, {})
+        made = await world.ahv.create_vm(request, key="k")
+        vm = await world.ahv.vm(made)
+        assert (vm.boot_type, vm.memory_bytes, vm.vcpus, vm.is_on) == ("secure_boot", saved.memory_bytes, 2, False)
+        assert await world.ahv.create_vm(request, key="k") == made
+        assert any("vTPM" in warning for warning in await world.ahv.finish_vm(made, request))
+        await world.ahv.delete_vm(made)
+        assert "win02" not in world.lab.vms
+
+
 async def test_leftovers_are_ours_by_name_and_by_origin(world):
     snapshot = await world.freeze("o")
     proxy = world.lab.proxy_uuid

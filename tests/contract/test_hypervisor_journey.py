@@ -48,6 +48,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "empty-region-pages": {"scan_window_bytes": 256 << 10},
     "short-sessions": {"session_life_s": 0.05},
     "lenient-bodies": {"refuse_unknown_members": False},
+    "element-makes-no-vms-by-v3": {"element_makes_vms": False},
+    "element-lists-all-clusters": {"element_lists_all": True},
+    "odd-answers": {"odd_answers": True},
 }
 
 

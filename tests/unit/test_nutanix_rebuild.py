@@ -66,6 +66,54 @@ def test_the_example_comes_back_off_and_without_data_disks():
     ]
 
 
+def test_members_of_another_build_and_nulls_do_not_come_back_at_any_depth():
+    mechanism = {"mechanism": "HARD", "guest_transition_config": {"enable_script_exec": None, "since": 7}, "since": 7}
+    serial = [{"index": 0, "is_connected": True, "since": 7}]
+    drive = {"adapter_type": "SATA", "device_index": 1, "is_hot": None, "since": 7}
+    cdrom = {"device_properties": {"device_type": "CDROM", "disk_address": drive, "since": 7}, "since": 7}
+    saved = with_resources(
+        power_state_mechanism=mechanism, vnuma_config=None, serial_port_list=serial, disk_list=[cdrom], since=7
+    )
+    resources = body(request(saved))["spec"]["resources"]
+    assert "since" not in json.dumps(resources)
+    assert "null" not in json.dumps(resources)
+    assert resources["power_state_mechanism"] == {"mechanism": "HARD", "guest_transition_config": {}}
+    assert "vnuma_config" not in resources
+    assert resources["disk_list"][0]["device_properties"]["disk_address"] == {"adapter_type": "SATA", "device_index": 1}
+
+
+def test_v2_says_the_same_machine_in_its_own_words():
+    made = rebuild.create_body_by_v2(request(), vm_uuid="u", networks={"c1": "vlan10"}, macs_in_use={})
+    assert made == {
+        "uuid": "u",
+        "name": "web01-restored",
+        "description": "restored",
+        "memory_mb": 4096,
+        "num_vcpus": 2,
+        "num_cores_per_vcpu": 1,
+        "timezone": "UTC",
+        "machine_type": "Q35",
+        "boot": {"uefi_boot": True, "secure_boot": False},
+        "vm_features": {"AGENT_VM": False, "VGA_CONSOLE": True},
+        "vm_nics": [
+            {
+                "network_uuid": "c1",
+                "is_connected": True,
+                "mac_address": MAC,
+                "request_ip": True,
+                "requested_ip_address": "192.0.2.10",
+            }
+        ],
+        "vm_disks": [{"is_cdrom": True, "is_empty": True, "disk_address": {"device_bus": "IDE", "device_index": 0}}],
+    }
+    legacy = with_resources(
+        boot_config={"boot_type": "LEGACY", "boot_device_order_list": ["NETWORK"]}, machine_type="PC"
+    )
+    plain = rebuild.create_body_by_v2(request(legacy), vm_uuid="u", networks={"c1": "vlan10"}, macs_in_use={"x": "y"})
+    assert plain["boot"] == {"uefi_boot": False, "secure_boot": False, "boot_device_order": ["NIC"]}
+    assert "machine_type" not in plain
+
+
 def test_nothing_read_only_comes_back():
     written = json.dumps(body(request()))
     for word in ("status", "spec_version", "guest_tools", "host_reference", "execution_context", "protection_type"):

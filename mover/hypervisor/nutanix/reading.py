@@ -69,6 +69,13 @@ def items(value: Any, *path: str) -> Sequence[Json]:
     return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
 
 
+def without_nulls(value: Any) -> Any:
+    """The same without members that are null: what an answer may hold, a v3 request must not."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def strings(value: Any, *path: str) -> tuple[str, ...]:
     """The strings of a list, or of the single string that some builds write instead."""
     found = dig(value, *path)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mover.errors import RequestRefused
 from mover.hypervisor.nutanix import v3
-from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, text, uuid
+from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, number, text, uuid, without_nulls, word
 from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.model.machine import Slot
 
@@ -22,15 +22,22 @@ _PLAIN = (
     "memory_size_mib",
     "machine_type",
     "hardware_clock_timezone",
-    "power_state_mechanism",
     "is_vcpu_hard_pinned",
-    "vnuma_config",
     "vga_console_enabled",
     "hardware_virtualization_enabled",
     "is_agent_vm",
     "enable_cpu_passthrough",
     "disable_branding",
 )
+_NESTED: dict[str, Any] = {
+    "power_state_mechanism": {
+        "mechanism": None,
+        "guest_transition_config": {"should_fail_on_script_failure": None, "enable_script_exec": None},
+    },
+    "vnuma_config": {"num_vnuma_nodes": None},
+}
+"""Members that are objects: of them, too, only what is known. None: a plain value."""
+_ADDRESS = {"adapter_type": None, "device_index": None}
 _NIC_PLAIN = ("nic_type", "model", "vlan_mode", "trunked_vlan_list", "num_queues", "is_connected")
 
 
@@ -95,6 +102,7 @@ def create_body(
     """
     saved = saved_resources(saved_entity(request.spec))
     resources: dict[str, Any] = {name: saved[name] for name in _PLAIN if saved.get(name) is not None}
+    resources |= _known(saved, _NESTED)
     resources["power_state"] = "OFF"
     boot = _boot_config(saved)
     if boot:
@@ -116,9 +124,70 @@ def create_body(
             "name": request.name,
             "description": request.description,
             "cluster_reference": {"kind": "cluster", "uuid": cluster_uuid},
-            "resources": resources,
+            "resources": without_nulls(resources),
         },
     }
+
+
+def _known(value: Json, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of ``shape`` alone, as deep as it goes; null is absent."""
+    found: dict[str, Any] = {}
+    for name, below in shape.items():
+        if isinstance(below, Mapping) and isinstance(value.get(name), Mapping):
+            found[name] = _known(value[name], below)
+        elif below is None and value.get(name) is not None:
+            found[name] = value[name]
+    return found
+
+
+def create_body_by_v2(
+    request: VmRequest, *, vm_uuid: str, networks: Mapping[str, str], macs_in_use: Mapping[str, str]
+) -> dict[str, Any]:
+    """Body of v2 ``POST vms``: the same machine as far as v2 can say it (no vTPM, no categories, no serial ports).
+
+    Idempotent by ``uuid``. Raises what ``create_body`` raises.
+    """
+    saved = saved_resources(saved_entity(request.spec))
+    kind = word(saved, "boot_config", "boot_type")
+    boot: dict[str, Any] = {"uefi_boot": kind in ("UEFI", "SECURE_BOOT"), "secure_boot": kind == "SECURE_BOOT"}
+    if order := _boot_config(saved).get("boot_device_order_list"):
+        boot["boot_device_order"] = ["NIC" if device == "NETWORK" else device for device in order]
+    machine = word(saved, "machine_type")
+    return {
+        "uuid": vm_uuid,
+        "name": request.name,
+        "description": request.description,
+        "memory_mb": number(saved, "memory_size_mib"),
+        "num_vcpus": number(saved, "num_sockets"),
+        "num_cores_per_vcpu": max(1, number(saved, "num_vcpus_per_socket")),
+        "timezone": text(saved, "hardware_clock_timezone") or "UTC",
+        "boot": boot,
+        "vm_features": {"AGENT_VM": flag(saved, "is_agent_vm"), "VGA_CONSOLE": saved.get("vga_console_enabled", True)},
+        "vm_nics": [_nic_of_v2(_nic(nic, request, networks, macs_in_use)) for nic in items(saved, "nic_list")],
+        "vm_disks": [_cdrom_of_v2(cdrom) for cdrom in _empty_cdroms(saved)],
+        # v2's own description lacks it, its interface sends it: only where the default would not do.
+        **({"machine_type": machine} if machine not in ("", "PC") else {}),
+    }
+
+
+def _nic_of_v2(nic: Json) -> dict[str, Any]:
+    rebuilt: dict[str, Any] = {
+        "network_uuid": nic["subnet_reference"]["uuid"],
+        "is_connected": nic.get("is_connected", True),
+    }
+    if text(nic, "model"):
+        rebuilt["model"] = text(nic, "model").lower()
+    if text(nic, "mac_address"):
+        rebuilt["mac_address"] = text(nic, "mac_address")
+    if fixed := items(nic, "ip_endpoint_list"):
+        rebuilt |= {"request_ip": True, "requested_ip_address": text(fixed[0], "ip")}
+    return rebuilt
+
+
+def _cdrom_of_v2(cdrom: Json) -> dict[str, Any]:
+    address = members(cdrom, "device_properties", "disk_address")
+    slot = {"device_bus": word(address, "adapter_type"), "device_index": number(address, "device_index")}
+    return {"is_cdrom": True, "is_empty": True, "disk_address": slot}
 
 
 def _ports(saved: Json) -> list[Json]:
@@ -139,7 +208,7 @@ def _boot_config(saved: Json) -> dict[str, Any]:
 
 def _empty_cdroms(saved: Json) -> list[dict[str, Any]]:
     return [
-        {"device_properties": {"device_type": "CDROM", "disk_address": dict(address)}}
+        {"device_properties": {"device_type": "CDROM", "disk_address": _known(address, _ADDRESS)}}
         for entry in items(saved, "disk_list")
         if text(entry, "device_properties", "device_type").upper() == "CDROM"
         and (address := members(entry, "device_properties", "disk_address"))

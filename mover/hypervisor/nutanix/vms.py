@@ -21,7 +21,7 @@ from mover.errors import (
     TaskFailed,
 )
 from mover.hypervisor.nutanix import rebuild, v2, v3
-from mover.hypervisor.nutanix.answers import message_of
+from mover.hypervisor.nutanix.answers import is_unsupported, message_of
 from mover.hypervisor.nutanix.endpoints import Endpoints
 from mover.hypervisor.nutanix.inventory import read_networks
 from mover.hypervisor.nutanix.paging import list_v3
@@ -48,6 +48,8 @@ class _Way:
     vm_uuid: str
     categories: Mapping[str, list[str]]
     with_vtpm: bool
+    by_v2: bool = False
+    """Only where v3 says that it makes no VMs here."""
 
 
 async def create_vm(at: Endpoints, request: VmRequest, *, key: str) -> str:
@@ -65,23 +67,34 @@ async def create_vm(at: Endpoints, request: VmRequest, *, key: str) -> str:
     macs = await _macs_in_use(at.element)
     refusal: HypervisorError | None = None
     for way in ways:
-        body = rebuild.create_body(
-            request,
-            vm_uuid=way.vm_uuid,
-            cluster_uuid=at.cluster.uuid,
-            networks=networks,
-            macs_in_use=macs,
-            with_vtpm=way.with_vtpm,
-            categories=way.categories,
-        )
+        if way.by_v2 and not (refusal and is_unsupported(refusal)):
+            continue
         try:
-            await _create(way.session, body, at.element)
+            if way.by_v2:
+                body = rebuild.create_body_by_v2(request, vm_uuid=way.vm_uuid, networks=networks, macs_in_use=macs)
+                await _create_by_v2(way.session, body)
+            else:
+                await _create(way.session, _body_of(way, request, at.cluster.uuid, networks, macs), at.element)
         except (RequestRefused, NotFound, RightsMissing) as refused:
             log.info("prism.create-refused", host=str(way.session.address), said=refused.message)
-            refusal = refusal or refused
+            refusal = refused if refusal is None or is_unsupported(refusal) else refusal
             continue
         return await _until_complete(at.element, way.vm_uuid)
     raise refusal or RequestRefused("There is no way to make this VM", remedy="Report this with the log.")
+
+
+def _body_of(
+    way: _Way, request: VmRequest, cluster_uuid: str, networks: Mapping[str, str], macs: Mapping[str, str]
+) -> Json:
+    return rebuild.create_body(
+        request,
+        vm_uuid=way.vm_uuid,
+        cluster_uuid=cluster_uuid,
+        networks=networks,
+        macs_in_use=macs,
+        with_vtpm=way.with_vtpm,
+        categories=way.categories,
+    )
 
 
 async def _ways(at: Endpoints, request: VmRequest, key: str) -> list[_Way]:
@@ -102,7 +115,8 @@ async def _ways(at: Endpoints, request: VmRequest, key: str) -> list[_Way]:
         else:
             ways += [_Way(at.central.session, reserved, categories, with_vtpm) for with_vtpm in vtpm]
     reserved = await reserve(at.element, identifier)
-    return ways + [_Way(at.element, reserved, {}, with_vtpm) for with_vtpm in vtpm]
+    ways += [_Way(at.element, reserved, {}, with_vtpm) for with_vtpm in vtpm]
+    return [*ways, _Way(at.element, reserved, {}, with_vtpm=False, by_v2=True)]
 
 
 async def _create(session: Session, body: Json, element: Session) -> None:
@@ -125,6 +139,18 @@ async def _create(session: Session, body: Json, element: Session) -> None:
                 log.info("prism.create-unclear", said=unknown.message)
             return
         await session.clock.sleep(0.5 * 2**attempt)
+
+
+async def _create_by_v2(session: Session, body: Json) -> None:
+    """POST under our UUID, by which v2 is idempotent; a refusal of what exists already is success."""
+    try:
+        answer = await session.post("v2", "vms/", body)
+        await wait_for_v2(session, answer, what=f"create VM {text(body, 'name')}")
+    except EffectUnknown as unknown:
+        log.info("prism.create-unclear", said=unknown.message)
+    except (RequestRefused, Conflict, TaskFailed):
+        if await _find(session, uuid(body, "uuid")) is None:
+            raise
 
 
 async def _until_complete(element: Session, vm_uuid: str) -> str:
@@ -225,8 +251,7 @@ async def delete_vm(session: Session, vm_uuid: str) -> None:
     failure: HypervisorError | None = None
     for attempt in range(_TRIES):
         try:
-            answer = await session.call("DELETE", "v3", f"vms/{vm_uuid}")
-            await wait_for_v3(session, answer, what=f"delete VM {vm_uuid}")
+            await _delete(session, vm_uuid)
             break
         except NotFound:
             return
@@ -243,6 +268,18 @@ async def delete_vm(session: Session, vm_uuid: str) -> None:
             remedy="Look at the VM in Prism; `mover orphans --apply` deletes it if it is ours.",
             vm_uuid=vm_uuid,
         )
+
+
+async def _delete(session: Session, vm_uuid: str) -> None:
+    what = f"delete VM {vm_uuid}"
+    try:
+        answer = await session.call("DELETE", "v3", f"vms/{vm_uuid}")
+    except RequestRefused as refused:
+        if not is_unsupported(refused):
+            raise
+        await wait_for_v2(session, await session.call("DELETE", "v2", f"vms/{vm_uuid}/"), what=what)
+    else:
+        await wait_for_v3(session, answer, what=what)
 
 
 async def _is_gone(session: Session, vm_uuid: str, *, within_s: float) -> bool:
