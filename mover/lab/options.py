@@ -178,6 +178,10 @@ class LabOptions(Spec):
     """An Element's v3 lists its Central and the other clusters too, before itself."""
     odd_answers: bool = False
     """As builds to come may answer: members that nobody knows, null for what is empty, UUIDs in upper case."""
+    container_stats: Literal["told", "unknown", "missing"] = "told"
+    """A container's usage_stats: with numbers, with -1, or none."""
+    source_is_shown: bool = True
+    """False: source_disk_address of a clone is absent."""
     error_spelling: Literal["ERROR", "kError"] = "ERROR"
     """status.state of a snapshot that failed."""
     snapshot_extras: bool = True

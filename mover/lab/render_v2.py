@@ -94,6 +94,8 @@ def disk(cluster: Cluster, record: DiskRecord) -> Json:
     }
     if record.size_bytes:
         body |= {"size": record.size_bytes, "storage_container_uuid": record.container_uuid}
+    if not cluster.options.source_is_shown:
+        return body
     if record.source_path:
         body["source_disk_address"] = {"ndfs_filepath": record.source_path}
     elif record.source_vmdisk_uuid:
@@ -179,6 +181,8 @@ def container(cluster: Cluster, record: ContainerRecord) -> Json:
         "storage.user_free_bytes": str(free),
         "storage.user_usage_bytes": str(record.capacity_bytes - free),
     }
+    if cluster.options.container_stats != "told":
+        usage = dict.fromkeys(usage, "-1") if cluster.options.container_stats == "unknown" else {}
     return {
         "storage_container_uuid": record.uuid,
         "id": f"{cluster.state.cluster_uuid}::{record.number}",

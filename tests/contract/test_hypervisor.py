@@ -11,6 +11,8 @@ import pytest
 
 from mover.clock import SystemClock
 from mover.errors import (
+    BaseGone,
+    EffectUnknown,
     NotFound,
     ProxyUnfit,
     RequestRefused,
@@ -224,6 +226,33 @@ async def test_a_vm_that_v3_of_an_element_does_not_make_is_made_by_v2(tmp_path):
         assert any("vTPM" in warning for warning in await world.ahv.finish_vm(made, request))
         await world.ahv.delete_vm(made)
         assert "win02" not in world.lab.vms
+
+
+@pytest.mark.parametrize("stats", ["unknown", "missing"])
+async def test_a_container_whose_space_is_not_known_is_not_full(tmp_path, stats):
+    async with prism_world(tmp_path, "element", container_stats=stats) as world:
+        assert all(one.free_bytes == one.capacity_bytes > 0 for one in await world.ahv.containers())
+
+
+async def test_a_prism_that_shows_no_source_has_its_answers_believed_and_nothing_else(tmp_path):
+    """An attach whose answer came is ours by its slot; what is only found in that slot may be somebody's own."""
+    async with prism_world(tmp_path, "element", source_is_shown=False) as world:
+        proxy, source = world.lab.proxy_uuid, CloneSource(path=(await world.freeze("a")).files[0].path)
+        made = await world.ahv.attach(proxy, Slot("scsi", 9), source)
+        assert made.source_path is None
+        assert await world.ahv.find_attachment(proxy, made.slot, source, known_vmdisk_uuids=()) is None
+        world.lab.faults.arm("lost_answer", operation="v2.vms.disks.attach")
+        with pytest.raises(EffectUnknown):
+            await world.ahv.attach(proxy, Slot("scsi", 10), source)
+
+
+async def test_two_snapshots_that_prism_cannot_compare_are_no_reason_to_have_no_backup(world):
+    disk = (await world.ahv.vm(world.uuid("web01"))).data_disks()[0]
+    base, now = path_of(await world.freeze("a"), disk), path_of(await world.freeze("b"), disk)
+    world.lab.faults.arm("status", operation="v3.data.changed_regions", status=500, count=3)
+    with pytest.raises(BaseGone, match="cannot be compared"):
+        await world.ahv.changed_regions(now, base, size_bytes=disk.size_bytes)
+    assert (await world.ahv.changed_regions(now, base, size_bytes=disk.size_bytes)).pages == 1
 
 
 async def test_leftovers_are_ours_by_name_and_by_origin(world):

@@ -324,6 +324,20 @@ def test_a_v3_error_inside_a_200_counts_as_what_it_says():
     assert answers.effective_status(conflict) == 409
 
 
+@pytest.mark.parametrize(
+    ("vm", "is_on"),
+    [
+        ({"power_state": "on"}, True),
+        ({"power_state": "kMigrating"}, True),
+        ({"power_state": "off", "host_uuid": "h"}, False),
+        ({"power_state": "unknown", "host_uuid": "h"}, True),
+        ({"power_state": None, "host_uuid": None}, False),
+    ],
+)
+def test_power_is_told_by_the_state_or_else_by_the_host(vm, is_on):
+    assert v2.read_is_on(vm) is is_on
+
+
 def test_reading_is_lenient():
     odd: dict[str, Any] = {"a": None, "n": "12", "f": 1.9, "t": True, "l": [1, {"x": 1}, "s"], "s": "one"}
     assert reading.text(odd, "a", "b") == ""

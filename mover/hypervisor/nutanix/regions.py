@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mover.errors import BaseGone, ChangedRegionsInvalid, NotFound, RequestRefused
+from mover.errors import (
+    BaseGone,
+    ChangedRegionsInvalid,
+    HypervisorError,
+    HypervisorUnreachable,
+    NotFound,
+    RequestRefused,
+)
 from mover.hypervisor.nutanix.reading import Json, dig, text
 from mover.hypervisor.nutanix.session import Session
 from mover.hypervisor.protocol import ChangedRegions
@@ -33,19 +40,26 @@ async def fetch(session: Session, path: str, base_path: str | None, *, size_byte
     """
     try:
         return await _all_pages(session, path, base_path, size_bytes)
-    except (NotFound, RequestRefused) as refused:
-        if getattr(refused, "facts", {}).get("status") == 422:
+    except (NotFound, RequestRefused, HypervisorUnreachable) as refused:
+        if not _is_about_the_files(refused, base_path):
             raise
         if base_path is None:
             raise _path_gone(refused, path) from None
         await _look_for(session, path)
+        problem = "cannot be compared with" if isinstance(refused, HypervisorUnreachable) else "does not exist any more"
         raise BaseGone(
-            f"The base snapshot's file {base_path} does not exist any more",
+            f"The base snapshot's file {base_path} {problem}: {refused.message}",
             remedy="Nothing to do: this disk is read in full. Raise prism.snapshot_life if it expires between backups.",
             path=path,
             base_path=base_path,
             said=refused.message,
         ) from None
+
+
+def _is_about_the_files(refused: HypervisorError, base_path: str | None) -> bool:
+    """Not our own mistake (422), nor a Prism that is silent; a lasting 500 only where there is a base to blame."""
+    status = refused.facts.get("status")
+    return (status == 500 and base_path is not None) if isinstance(refused, HypervisorUnreachable) else status != 422
 
 
 async def _look_for(session: Session, path: str) -> None:
@@ -56,7 +70,7 @@ async def _look_for(session: Session, path: str) -> None:
         raise _path_gone(refused, path) from None
 
 
-def _path_gone(refused: NotFound | RequestRefused, path: str) -> NotFound | RequestRefused:
+def _path_gone(refused: HypervisorError, path: str) -> HypervisorError:
     if isinstance(refused, RequestRefused) and refused.facts.get("reason") not in ("ENTITY_NOT_FOUND", ""):
         return refused
     return NotFound(

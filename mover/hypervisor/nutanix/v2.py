@@ -44,18 +44,27 @@ def _kind(entry: Json, group: str) -> DiskKind:
 
 
 def read_is_on(vm: Json) -> bool:
-    """Anything but off, unknown or powering off keeps the VM running."""
-    return word(vm, "power_state") not in ("", "UNKNOWN", "OFF", "POWERING_OFF")
+    """Anything but off or powering off keeps the VM running; where the state is not told, its host tells."""
+    state = word(vm, "power_state")
+    if state in ("", "UNKNOWN"):
+        return bool(uuid(vm, "host_uuid"))
+    return state not in ("OFF", "POWERING_OFF")
 
 
 def read_container(entity: Json) -> StorageContainer:
-    """One of ``storage_containers``; its numbers come as strings."""
+    """One of ``storage_containers``; its numbers come as strings, and -1 or none at all means not known."""
+    stats = members(entity, "usage_stats")
+    capacity = max(number(stats, "storage.user_capacity_bytes"), 0) or number(entity, "max_capacity")
+    free = number(stats, "storage.user_free_bytes") if stats.get("storage.user_free_bytes") is not None else -1
+    if free < 0:
+        # Not known must not read as full: then only the writing itself can tell.
+        free = capacity - max(number(stats, "storage.user_usage_bytes"), 0)
     return StorageContainer(
         uuid=uuid(entity, "storage_container_uuid"),
         name=text(entity, "name"),
         cluster_uuid=uuid(entity, "cluster_uuid"),
-        capacity_bytes=number(entity, "usage_stats", "storage.user_capacity_bytes") or number(entity, "max_capacity"),
-        free_bytes=number(entity, "usage_stats", "storage.user_free_bytes"),
+        capacity_bytes=capacity,
+        free_bytes=max(free, 0),
     )
 
 
