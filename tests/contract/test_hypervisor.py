@@ -255,6 +255,16 @@ async def test_two_snapshots_that_prism_cannot_compare_are_no_reason_to_have_no_
     assert (await world.ahv.changed_regions(now, base, size_bytes=disk.size_bytes)).pages == 1
 
 
+async def test_a_poll_that_only_fails_is_replaced_by_a_look_at_the_task(world):
+    snapshot = await world.freeze("a")
+    proxy, source = world.lab.proxy_uuid, CloneSource(path=snapshot.files[0].path)
+    world.lab.faults.arm("status", operation="v2.tasks.poll", status=500, count=0)
+    made = await world.ahv.attach(proxy, Slot("scsi", 9), source)
+    await world.ahv.detach(proxy, made.vmdisk_uuid)
+    operations = [call.operation for call in world.lab.calls]
+    assert (operations.count("v2.vms.disks.attach"), operations.count("v2.vms.disks.detach")) == (1, 1)
+
+
 async def test_leftovers_are_ours_by_name_and_by_origin(world):
     snapshot = await world.freeze("o")
     proxy = world.lab.proxy_uuid

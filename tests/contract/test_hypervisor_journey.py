@@ -58,12 +58,12 @@ SWITCHES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("switch", SWITCHES)
 async def test_the_whole_journey(tmp_path, side, switch):
     async with prism_world(tmp_path, side, **SWITCHES[switch]) as world:
-        first, second = await _backups(world)
-        await _restores(world)
-        await _cleans(world, first, second)
+        first, second = await backs_up(world)
+        await restores(world)
+        await cleans(world, first, second)
 
 
-async def _backups(world):
+async def backs_up(world):
     """Full, then incremental, of both disks; each clone shows the frozen bytes."""
     ahv, proxy = world.ahv, world.lab.proxy_uuid
     vm = await ahv.vm(world.uuid("web01"))
@@ -93,7 +93,7 @@ async def _backups(world):
     return first, second
 
 
-async def _restores(world):
+async def restores(world):
     """An empty disk on the Proxy VM, filled, cloned into the slot of a new VM, detached."""
     ahv, proxy = world.ahv, world.lab.proxy_uuid
     saved = await ahv.vm(world.uuid("web01"))
@@ -130,7 +130,7 @@ async def _restores(world):
     assert not (await ahv.vm(made)).is_on
 
 
-async def _cleans(world, first, second):
+async def cleans(world, first, second):
     ahv, proxy = world.ahv, world.lab.proxy_uuid
     left = await ahv.leftovers(PREFIX, proxy)
     assert {snapshot.uuid for snapshot in left.snapshots} == {first.uuid, second.uuid}

@@ -15,6 +15,7 @@ from mover.errors import (
     Conflict,
     EffectUnknown,
     HypervisorError,
+    HypervisorUnreachable,
     NotFound,
     Overloaded,
     RequestRefused,
@@ -230,8 +231,11 @@ async def _try_detach(session: Session, vm_uuid: str, vmdisk_uuid: str, what: st
     body = v2.detach_body(vm_uuid, vmdisk_uuid)
     try:
         answer = await session.post("v2", f"vms/{vm_uuid}/disks/detach", body)
+    except (NotFound, RequestRefused, Conflict, EffectUnknown) as failure:
+        return failure
+    try:
         await wait_for_v2(session, answer, what=what)
-    except (NotFound, RequestRefused, Conflict, TaskFailed, EffectUnknown) as failure:
+    except (TaskFailed, EffectUnknown, HypervisorUnreachable, Overloaded) as failure:
         return failure
     return None
 

@@ -76,7 +76,7 @@ async def _itself(session: Session, clusters: tuple[Cluster, ...]) -> tuple[Clus
     """Of the clusters that an Element lists, its own: v2 knows no other."""
     if len(clusters) < 2:
         return clusters
-    own = uuid(await session.get("v2", "cluster"), "uuid")
+    own = uuid(await session.get("v2", "cluster/"), "uuid")
     return tuple(cluster for cluster in clusters if cluster.uuid == own)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mover.errors import EffectUnknown, NotFound, RequestRefused, TaskFailed
+from mover.errors import EffectUnknown, HypervisorUnreachable, NotFound, RequestRefused, TaskFailed
 from mover.hypervisor.nutanix.answers import message_of
 from mover.hypervisor.nutanix.reading import Json, items, number, strings, text, uuid, word
 from mover.hypervisor.nutanix.session import Session
@@ -77,7 +77,10 @@ class _V2Tasks:
             try:
                 patience_s = self._poll_s + self.session.call_timeout_s
                 polled = await self.session.post("v2", "tasks/poll", body, timeout_s=patience_s)
-            except (NotFound, RequestRefused):
+            except (NotFound, RequestRefused, HypervisorUnreachable) as refused:
+                # A poll that fails for good may still be one for a task that is not known any more.
+                if isinstance(refused, HypervisorUnreachable) and refused.facts.get("status") != 500:
+                    raise
                 self._can_poll = False
             else:
                 for task in items(polled, "completed_tasks_info"):
