@@ -215,7 +215,9 @@ class Gateway:
         return response
 
     def _headers(self) -> dict[str, str]:
-        headers = {"X-Ntnx-Env": self.side, "Date": formatdate(self._cluster.now(), usegmt=True)}
+        headers = {"Date": formatdate(self._cluster.now(), usegmt=True)}
+        if self._cluster.options.tells_side:
+            headers["X-Ntnx-Env"] = self.side
         if self.side == CENTRAL:
             headers["X-Ntnx-Product"] = "pc.2024.3.1.1"
         return headers

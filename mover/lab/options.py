@@ -174,6 +174,8 @@ class LabOptions(Spec):
     """Some builds put a list task_uuids there."""
     element_makes_vms: bool = True
     """False: an Element's v3 answers 405 to the making, changing and deleting of VMs; its v2 does it."""
+    tells_side: bool = True
+    """X-Ntnx-Env says pe or pc in each answer."""
     element_lists_all: bool = False
     """An Element's v3 lists its Central and the other clusters too, before itself."""
     odd_answers: bool = False

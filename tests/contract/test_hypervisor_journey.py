@@ -49,6 +49,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "short-sessions": {"session_life_s": 0.05},
     "lenient-bodies": {"refuse_unknown_members": False},
     "element-makes-no-vms-by-v3": {"element_makes_vms": False},
+    "side-not-told": {"tells_side": False},
     "element-lists-all-clusters": {"element_lists_all": True},
     "odd-answers": {"odd_answers": True},
 }

@@ -28,7 +28,10 @@ _SAYS_MISSING = ("not found", "not exist", "no such", "enoent")
 _SAYS_WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
 _SAYS_BUSY = ("migrat", "busy", "in progress", "another operation", "logical timestamp")
 # A service behind Prism's gateway that restarts or elects a leader: the gateway says 500 for it.
-_SAYS_UNREADY = ("unavailable", "not ready", "timed out", "timeout", "transport", "leader", "connect", "retry")
+_SAYS_UNREADY = (
+    *("unavailable", "not available", "not ready", "timed out", "timeout", "transport", "leader", "retry"),
+    *("connection refused", "connection reset", "not connect", "to connect"),
+)
 
 
 @dataclass(frozen=True, slots=True)
