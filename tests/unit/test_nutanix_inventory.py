@@ -8,7 +8,7 @@ from mover.clock import FakeClock
 from mover.errors import Conflict
 from mover.hypervisor.nutanix.ahv import Ahv
 from mover.hypervisor.nutanix.inventory import disagreement
-from tests.support.tinyprism import CLUSTER, GUEST, MIB, PROXY, TinyPrism, serving, settings_for
+from tests.support.tinyprism import CLUSTER, GUEST, MIB, PROXY, TinyPrism, error, serving, settings_for
 
 
 def by_v3(uuid, name, device):
@@ -35,8 +35,13 @@ class Views:
         tiny.routes["GET v2/storage_containers/"] = lambda _m, _c: (200, listed([]))
         tiny.routes["POST v3/vms/list"] = lambda _m, _c: (200, listed(list(self.v3.values())))
         tiny.routes["GET v2/vms/"] = lambda _m, _c: (200, listed(list(self.v2.values())))
-        tiny.routes["GET v3/vms/(.*)"] = lambda match, _c: (200, self.v3[match[1]])
+        self.unlisted = {}
+        tiny.routes["GET v3/vms/(.*)"] = lambda match, _c: self._one(match[1])
         tiny.routes["GET v2/vms/(.+)"] = lambda match, _c: (200, self.v2[match[1]])
+
+    def _one(self, vm_uuid):
+        found = self.v3.get(vm_uuid) or self.unlisted.get(vm_uuid)
+        return (200, found) if found else (404, error(404, "ENTITY_NOT_FOUND"))
 
 
 def listed(entities):
@@ -51,6 +56,23 @@ async def prism(tmp_path):
         ahv = Ahv(settings_for(tiny), clock=clock, state_dir=tmp_path)
         yield Views(tiny), ahv, clock, tiny
         await ahv.close()
+
+
+async def test_a_vm_that_only_v2_lists_is_read_by_itself_or_noted(prism):
+    views, ahv, _, _ = prism
+    late, hidden = "1a7e0000-0000-4000-8000-000000000008", "41dde000-0000-4000-8000-000000000009"
+    views.v2 = {
+        PROXY: by_v2(PROXY, "p"),
+        GUEST: by_v2(GUEST, "new"),
+        late: by_v2(late, "l"),
+        hidden: by_v2(hidden, "h"),
+    }
+    views.unlisted = {late: by_v3(late, "db01", "l")}
+    found = await ahv.inventory()
+    assert [vm.name for vm in found.vms] == ["db01", "proxy01", "web01"]
+    (note,) = found.notes
+    assert hidden in note
+    assert late not in note
 
 
 def test_a_v3_that_tells_no_size_in_bytes_agrees_by_the_devices():

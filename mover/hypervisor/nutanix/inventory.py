@@ -37,14 +37,14 @@ class _ByV2:
 async def read_inventory(at: Endpoints) -> Inventory:
     """Everything, paged to the end, without the VMs' specs. Only reads."""
     hosts = await list_v3(at.element, "host", v3.read_host)
-    vms, note = await _read_vms(at)
+    vms, notes = await _read_vms(at)
     return Inventory(
         clusters=at.clusters,
         hosts=tuple(sorted(hosts, key=lambda host: host.name)),
         containers=await read_containers(at.element),
         networks=await read_networks(at.element),
         vms=tuple(sorted(vms, key=lambda vm: (vm.name, vm.uuid))),
-        notes=(note,) if note else (),
+        notes=notes,
     )
 
 
@@ -62,13 +62,13 @@ async def read_networks(session: Session) -> tuple[Network, ...]:
     return tuple(sorted(await list_v3(session, "subnet", v3.read_network), key=lambda network: network.name))
 
 
-async def _read_vms(at: Endpoints) -> tuple[list[Vm], str]:
+async def _read_vms(at: Endpoints) -> tuple[list[Vm], tuple[str, ...]]:
     v2_list = await list_v2_by_offset(at.element, "vms/", _by_v2, key="uuid", query=v2.WITH_ALL)
     by_v2 = {vm.uuid: vm for vm in v2_list}
     categories, note = await at.central.categories() if at.central else ({}, "")
     found = []
     for vm in await list_v3(at.element, "vm", _by_v3):
-        other = by_v2.get(vm.uuid)
+        other = by_v2.pop(vm.uuid, None)
         if other is not None and not differences(vm.disks, other.disks):
             found.append(_merged(vm, other, categories.get(vm.uuid)))
             continue
@@ -80,7 +80,20 @@ async def _read_vms(at: Endpoints) -> tuple[list[Vm], str]:
             # One VM that is being changed must not hide the others; whoever backs it up is told.
             log.warning("prism.views-differ", vm=vm.name, said=odd.message)
             found.append(vm if other is None else _merged(vm, other, categories.get(vm.uuid)))
-    return found, note
+    late, unlisted = await _read_unlisted(at, by_v2)
+    return found + late, tuple(filter(None, (note, unlisted)))
+
+
+async def _read_unlisted(at: Endpoints, vm_uuids: Collection[str]) -> tuple[list[Vm], str]:
+    """VMs of v2's list that v3's lacks (it lags): read one by one. A VM must not miss its backup unseen."""
+    found, hidden = [], []
+    for vm_uuid in sorted(vm_uuids):
+        try:
+            found.append(replace(await read_vm(at, vm_uuid, reads=_READS_IN_A_LIST), spec={}))
+        except (NotFound, Conflict) as odd:
+            log.warning("prism.vm-unlisted", vm_uuid=vm_uuid, said=odd.message)
+            hidden.append(vm_uuid)
+    return found, f"Prism's v3 does not show these VMs, which its v2 shows: {', '.join(hidden)}" if hidden else ""
 
 
 async def read_vm(at: Endpoints, vm_uuid: str, *, reads: int = _READS) -> Vm:
