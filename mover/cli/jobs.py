@@ -11,7 +11,7 @@ from mover.cli.restore import about_restored, restored
 from mover.cli.run import Session
 from mover.cli.tables import backup_notes, disks_table, jobs_table
 from mover.clock import SystemClock
-from mover.jobs.book import Job
+from mover.jobs.book import LISTED, Job
 from mover.jobs.lock import executor_pid
 from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
 
@@ -21,6 +21,8 @@ async def jobs(session: Session) -> None:
     async with nodes.job_book(session.settings, SystemClock()) as book:
         found = await book.jobs()
     session.console.answer({"jobs": [_job(job) for job in found]}, jobs_table(found) if found else Text("No jobs yet."))
+    if len(found) == LISTED:
+        session.console.remark(f"Only the newest {LISTED} are listed; mover job show finds an older one by its id.")
 
 
 async def show_job(session: Session, job_id: str) -> None:

@@ -96,7 +96,7 @@ async def _others_ended(book: JobBook) -> None:
 async def _end_in_order(executor: nodes.Executor, ids: Sequence[str], console: Console) -> None:
     """Cancel, wait a little, and say what is still owed to the cluster."""
     book = executor.book
-    console.remark("Cancelling and cleaning up …")
+    console.remark("Cancelling and cleaning up … (Ctrl-C again leaves that to the next mover that runs jobs here)")
     active = await book.active()
     for job_id in active.intersection(ids):
         await book.cancel(job_id)

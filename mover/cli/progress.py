@@ -123,6 +123,7 @@ class PhaseLines:
     def __init__(self, console: RichConsole) -> None:
         self._console = console
         self._phases: dict[tuple[str, str, str | None], str] = {}
+        self._reasons: dict[tuple[str, str, str | None], str] = {}
 
     def __call__(self, event: Event) -> None:
         key = (event.job, event.vm, event.disk)
@@ -130,7 +131,10 @@ class PhaseLines:
             return
         self._phases[key] = event.phase
         amount = f"  {format_size(event.planned_bytes)}" if event.planned_bytes else ""
-        why = f"  {event.reason}" if event.reason else ""
+        is_news = event.reason and self._reasons.get(key) != event.reason
+        why = f"  {event.reason}" if is_news else ""
+        if is_news:
+            self._reasons[key] = event.reason
         name = f"{event.vm} {event.disk}" if event.disk else event.vm
         self._console.print(f"{name}  {event.phase}{amount}{why}", markup=False)
 

@@ -44,6 +44,8 @@ class JobState(StrEnum):
 
 
 ACTIVE = (JobState.QUEUED, JobState.RUNNING)
+LISTED = 100
+"""Jobs in a list: more would scroll away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,8 @@ class JobBook:
             )
         return found[0]
 
-    async def jobs(self, job_id: str | None = None, *, limit: int = 100) -> list[Job]:
-        """Newest first."""
+    async def jobs(self, job_id: str | None = None, *, limit: int = LISTED) -> list[Job]:
+        """Newest first, so many at most."""
         return await self._call(self._list, job_id, limit)
 
     async def active(self) -> set[str]:

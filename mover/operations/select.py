@@ -35,9 +35,9 @@ def select_vms(vms: Collection[Vm], wanted: Sequence[str], *, proxy_uuid: str) -
 def _matches(vms: Collection[Vm], word: str, proxy_uuid: str) -> list[Vm]:
     if _PATTERN & set(word):
         found = [vm for vm in vms if fnmatch.fnmatchcase(vm.name, word) and may_back_up(vm, proxy_uuid)]
-        if not found:
-            raise _no_such(vms, word)
-        return sorted(found, key=lambda vm: (vm.name, vm.uuid))
+        if found:
+            return sorted(found, key=lambda vm: (vm.name, vm.uuid))
+    # A pattern that matches nothing may be the very name of a VM: [old] web01.
     vm = find_vm(vms, word)
     check_may_back_up(vm, proxy_uuid)
     return [vm]

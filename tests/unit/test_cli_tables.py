@@ -129,6 +129,25 @@ def test_one_zone_holds_for_all_times_of_a_table(zone):
     assert f"2026-07-15 {hour}:00:00" in shown
 
 
+def test_a_reason_is_told_once_a_disk():
+    out = io.StringIO()
+    sink = PhaseLines(RichConsole(file=out, width=80))
+    for phase, reason in (
+        ("ask", "no base"),
+        ("attach", "no base"),
+        ("copy", ""),
+        ("copy", "other"),
+        ("done", "no base"),
+    ):
+        sink(Event("job", "web01", "scsi.0", phase, reason=reason))
+    assert out.getvalue().splitlines() == [
+        "web01 scsi.0  ask  no base",
+        "web01 scsi.0  attach",
+        "web01 scsi.0  copy",
+        "web01 scsi.0  done",
+    ]
+
+
 def test_an_excluded_disk_is_called_so_once():
     left_out = disk(mode="excluded", reason="excluded by sata", disk="sata.0")
     shown = drawn(tables.backup_notes([{**REPORT, "disks": [left_out]}]))

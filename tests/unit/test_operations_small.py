@@ -105,6 +105,15 @@ def test_names_that_mean_none_or_several():
     assert caught.value.facts["uuids"] == ["u3", "u4"]
 
 
+def test_a_name_that_looks_like_a_pattern_is_found():
+    odd = [vm("[old] web01", "u1"), vm("web*", "u2"), vm("web02", "u3")]
+    chosen = select_vms(odd, ["[old] web01"], proxy_uuid="p")
+    assert [one.uuid for one in chosen] == ["u1"]
+    assert {one.uuid for one in select_vms(odd, ["web*"], proxy_uuid="p")} == {"u2", "u3"}
+    with pytest.raises(NoSuchVm):
+        select_vms(odd, ["[new] web01"], proxy_uuid="p")
+
+
 def test_vms_that_are_never_backed_up():
     with pytest.raises(ProxyUnfit):
         names("proxy")
