@@ -16,6 +16,7 @@ from mover.hypervisor.protocol import Hypervisor
 from mover.jobs.book import Job, JobBook
 from mover.jobs.lock import executor_pid
 from mover.operations.clean import reconcile
+from mover.operations.request import REPOSITORY, place_of
 
 Order = tuple[str, Mapping[str, Any]]
 """Operation and request."""
@@ -65,7 +66,7 @@ async def _see_through(
     session: Session, executor: nodes.Executor, orders: Sequence[Order], earlier: Sequence[Job]
 ) -> list[Job]:
     book = executor.book
-    ids = [await book.submit(operation, request) for operation, request in orders]
+    ids = await _submit(session, book, orders)
     try:
         for job in await _all_ended(book, [job.id for job in earlier]):
             words = f"failed: {job.error.message}" if job.error else "done"
@@ -85,6 +86,12 @@ async def _see_through(
             "Interrupted: jobs that had not ended were cancelled, and committed no restore point",
             remedy="Run the command again: what was stored already is not stored twice.",
         ) from None
+
+
+async def _submit(session: Session, book: JobBook, orders: Sequence[Order]) -> list[str]:
+    """Order, each with the repository that it is for: another process may do it, or a later one continue it."""
+    place = {REPOSITORY: place_of(session.settings.repository.url)}
+    return [await book.submit(operation, {**request, **place}) for operation, request in orders]
 
 
 async def _others_ended(book: JobBook) -> None:
@@ -133,7 +140,7 @@ async def _as_client(session: Session, choose: Choose, pid: int) -> list[Job]:
         async with prisms.prism(settings, clock) as hypervisor:
             proxy = await prisms.proxy_of(hypervisor, settings)
             orders = await choose(hypervisor, proxy.uuid)
-        ids = [await book.submit(operation, request) for operation, request in orders]
+        ids = await _submit(session, book, orders)
         for job in await _jobs(book, ids):
             console.remark(f"Process {pid} runs jobs here: {name_of(job)} is handed to it as job {job.id}.")
         try:

@@ -91,6 +91,8 @@ def _check(wish: Wish) -> None:
     if strange:
         meant = [other for other, options in _GOES_WITH.items() if strange[0] in options]
         raise UsageError(f"{strange[0]} does not go with {target}", remedy=f"It goes with: {', '.join(meant)}.")
+    if wish.name is not None and not wish.name.strip():
+        raise UsageError("--name is blank", remedy="Give the new VM a name.")
     if target == "--to-vm" and not wish.disk:
         raise UsageError(
             "--to-vm without --disk: which disk?",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mover.clock import Clock
@@ -16,6 +17,15 @@ BACKUP = "backup"
 RESTORE = "restore"
 RESTORE_DISK = "restore-disk"
 """Names of the durable operations."""
+
+
+REPOSITORY = "repository"
+"""Key of an order: the address of the repository that it was meant for."""
+
+
+def place_of(url: str) -> str:
+    """An address in the form in which two are compared."""
+    return url.rstrip("/") if "://" in url else str(Path(url).absolute())
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ def wish(**given) -> Wish:
         ({"to_file": "a", "slot": "scsi.0"}, "--slot does not go with --to-file"),
         ({"to_vm": "a"}, "which disk"),
         ({"name": "a", "nics": "odd"}, "odd"),
+        ({"name": "  "}, "--name is blank"),
     ],
 )
 def test_wishes_that_contradict_themselves(given, said):

@@ -135,7 +135,13 @@ def refusal(answer: Answer, *, what: str, host: str) -> HypervisorError:
     """The error of a definite refusal; no effect has taken place."""
     status = effective_status(answer)
     said = message_of(answer.body) or f"HTTP {status}"
-    kind, remedy = _REFUSALS.get(status, (RequestRefused, "Report this as a bug, with the lines of the log around it."))
+    kind, remedy = _REFUSALS.get(
+        status,
+        (
+            RequestRefused,
+            "Correct what it names; where nothing of that is yours, report a bug with the lines of the log around it.",
+        ),
+    )
     return kind(
         f"{host} refused {what}: {said}",
         remedy=remedy,
