@@ -14,6 +14,7 @@ from mover.cli.run import Session
 from mover.cli.tables import orphans_table, places_table, vms_table
 from mover.clock import SystemClock
 from mover.errors import ConfigError, ProxyUnfit
+from mover.jobs.lock import executor_pid
 from mover.operations import clean
 from mover.operations.reconcile import DOING
 
@@ -52,13 +53,24 @@ async def forget(session: Session, identity: str) -> None:
     session.console.answer({"forgotten": done.as_dict()}, Text(words))
 
 
+def to_continue(jobs: int) -> str:
+    """That something of ours is on the cluster, and why it is no orphan."""
+    have = "job was cut off and has" if jobs == 1 else "jobs were cut off and have"
+    return (
+        f"{jobs} {have} things there still (mover job list): the next backup, restore or mover serve goes on with them."
+    )
+
+
 async def orphans(session: Session, *, apply: bool) -> None:
     """The plan of reconcile, or its doing; exit with 3 when something could not be done."""
     async with nodes.looking_node(session.settings, apply=apply) as node:
         done = [item.as_dict() for item in await clean.reconcile(node, apply=apply)]
+        waiting = len(await node.active_jobs())
     table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
     session.console.answer({"applied": apply, "actions": done}, table)
     if not apply and any(item["action"] in DOING for item in done):
         session.console.remark("Do it with: mover orphans --apply")
+    if waiting and executor_pid(session.settings.state_dir) is None:
+        session.console.remark(to_continue(waiting), "yellow")
     if any(item["error"] for item in done):
         raise typer.Exit(FAILED_EXIT)

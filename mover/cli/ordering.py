@@ -16,7 +16,7 @@ from mover.hypervisor.protocol import Hypervisor
 from mover.jobs.book import Job, JobBook
 from mover.jobs.lock import executor_pid
 from mover.operations.clean import reconcile
-from mover.operations.request import REPOSITORY, place_of
+from mover.operations.request import BACKUP, REPOSITORY, place_of
 
 Order = tuple[str, Mapping[str, Any]]
 """Operation and request."""
@@ -82,10 +82,20 @@ async def _see_through(
         assert task is not None
         task.uncancel()
         await _end_in_order(executor, [*(job.id for job in earlier), *ids], session.console)
-        raise JobInterrupted(
+        raise interrupted([operation for operation, _ in orders]) from None
+
+
+def interrupted(operations: Sequence[str]) -> JobInterrupted:
+    """What Ctrl-C did to jobs of these operations, which had not ended."""
+    if all(operation == BACKUP for operation in operations):
+        return JobInterrupted(
             "Interrupted: jobs that had not ended were cancelled, and committed no restore point",
             remedy="Run the command again: what was stored already is not stored twice.",
-        ) from None
+        )
+    return JobInterrupted(
+        "Interrupted: the restore was cancelled, and what it had made is removed or named above",
+        remedy="Run the command again: it begins anew.",
+    )
 
 
 async def _submit(session: Session, book: JobBook, orders: Sequence[Order]) -> list[str]:

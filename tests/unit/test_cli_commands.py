@@ -10,8 +10,10 @@ import pytest
 import typer
 
 from mover.cli import run as running
+from mover.cli.cluster import to_continue
 from mover.cli.console import Console, first_error
 from mover.cli.main import ORDER
+from mover.cli.ordering import interrupted
 from mover.cli.restore import Wish, _check, _pairs, about_restored
 from mover.cli.tables import checks_table, points_table
 from mover.cli.terminal import told
@@ -118,6 +120,16 @@ def test_a_restore_says_from_which_point(monkeypatch):
     assert "of web01" in into
     assert into.endswith("VM db01  u")
     assert about_restored({"vm": "db01", "vm_uuid": "u"}).plain == "VM db01  u", "a job of an older version"
+
+
+def test_ctrl_c_speaks_of_what_was_cancelled():
+    assert "no restore point" in interrupted(["backup", "backup"]).message
+    assert "restore was cancelled" in interrupted(["restore"]).message
+
+
+def test_jobs_that_are_to_be_continued_are_told_beside_orphans():
+    assert to_continue(1).startswith("1 job was cut off and has")
+    assert to_continue(2).startswith("2 jobs were cut off and have")
 
 
 def test_pairs():
