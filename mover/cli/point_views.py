@@ -34,7 +34,6 @@ def shown(console: Console, point: RestorePoint) -> None:
 
 def deleted(console: Console, point: PointSummary) -> None:
     """That it is forgotten."""
-    words = Text(
-        f"Point {point.id} of {point.vm_name} is forgotten. Its space is not freed: this version collects nothing yet."
-    )
+    whose = f" of {point.vm_name}" if point.vm_name else ""
+    words = Text(f"Point {point.id}{whose} is forgotten. Its space is not freed: this version collects nothing yet.")
     console.answer({"deleted": point.id}, words)

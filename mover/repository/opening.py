@@ -43,6 +43,7 @@ async def make(
     """Key file first, descriptor last: there is a repository once the descriptor is there. Raises TargetExists."""
     if await store.info(layout.DESCRIPTOR) is not None:
         raise _exists()
+    await _refuse_remains(store)
     repository_id, created_at = secret_bytes(layout.REPOSITORY_ID_BYTES), iso(clock.now())
     if passphrase is None:
         secrets = Secrets.without_encryption(repository_id)
@@ -63,6 +64,17 @@ async def make(
 
 def _exists() -> TargetExists:
     return TargetExists("There is a repository at this place already", remedy="Open it, or choose another place.")
+
+
+async def _refuse_remains(store: Store) -> None:
+    """Where points or packs are without the descriptor, a new repository would bury them. Raises Damaged."""
+    for folder in (layout.POINTS, layout.PACKS):
+        async for found in store.list(folder):
+            raise Damaged(
+                f"{layout.DESCRIPTOR} of the repository is gone ({store.traits.description}), {found.name} is not",
+                remedy=f"Bring back {layout.DESCRIPTOR} from a copy of the repository; make a new one elsewhere.",
+                object=layout.DESCRIPTOR,
+            )
 
 
 class Opened(NamedTuple):
@@ -104,6 +116,7 @@ async def read_descriptor(store: Store) -> Descriptor:
     try:
         stored = await store.get(layout.DESCRIPTOR)
     except ObjectMissing:
+        await _refuse_remains(store)
         raise RepositoryMissing(
             f"There is no repository at this place ({store.traits.description})",
             remedy="Check the address, or make one with mover init.",

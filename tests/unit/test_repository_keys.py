@@ -31,6 +31,20 @@ async def test_a_repository_is_made_once_and_opened_again(passphrase: str | None
     await repository.close()
 
 
+async def test_no_repository_is_made_over_one_that_lost_its_descriptor(tmp_path: Path):
+    for folder in ("points/", "packs/"):
+        store = await make()
+        await store.delete("repository.json")
+        await store.create(f"{folder}ab/cd", [b"what is left"])
+        with pytest.raises(Damaged, match="of the repository is gone"):
+            await make(store)
+        with pytest.raises(Damaged, match=f"{folder}ab/cd is not"):
+            await open_in(store, tmp_path)
+    half_made = await make()
+    await half_made.delete("repository.json")
+    await make(half_made)
+
+
 async def test_the_shipped_cost_of_a_guess_is_64_mib(tmp_path: Path):
     assert 128 * ScryptCost().n * ScryptCost().r == 64 << 20
 
