@@ -151,3 +151,62 @@ def test_the_containers_state_is_the_volume_beside_it():
     places = dict(reversed(value.split(":")[:2]) for key, value in container if key == "Volume")
     assert places["/var/lib/mover"] == "mover-state.volume"
     assert (UNITS / places["/var/lib/mover"]).exists()
+
+
+GENERATED = (
+    "ExecStart=/usr/bin/podman run --name{0}mover --cidfile={1}/mover.cid --replace --rm --cgroups=split "
+    '--network host --sdnotify=conmon -d --cap-drop all --read-only -v /dev:/dev --health-cmd "mover health" '
+    '"--device-cgroup-rule=b 8:* rw" --stop-timeout=110 localhost/mover:latest serve\n'
+)
+"""What Podman 5.4 made of a shorter mover.container; Podman 4.9 writes ``--name=%N``."""
+
+
+class Node:
+    """The command of a container's node, over programs that say what they are asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.unit = folder / "mover.service"
+        self._programs = folder / "bin"
+        self._programs.mkdir()
+
+    def call(self, *words: str, running: bool = False) -> subprocess.CompletedProcess[str]:
+        self._program(
+            "podman", f"[ $1 != container ] || {{ echo {str(running).lower()}; exit; }}; printf '%s\\n' \"$@\""
+        )
+        self._program("systemctl", f"[ ! -e {self.unit} ] || echo {self.unit}")
+        environment = {**os.environ, "PATH": f"{self._programs}:{os.environ['PATH']}"}
+        command = [UNITS / "mover.sh", *words]
+        how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        return subprocess.run(command, env=environment, check=False, timeout=10, **how)
+
+    def _program(self, name: str, text: str) -> None:
+        (self._programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (self._programs / name).chmod(0o755)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_the_command_runs_in_the_container_that_runs(node):
+    asked = node.call("restore", "a b", "--name", "c*", running=True)
+    assert asked.stdout.splitlines() == ["exec", "--interactive", "mover", "mover", "restore", "a b", "--name", "c*"]
+
+
+@pytest.mark.parametrize(("equals", "folder"), [(" ", "%t"), ("=", "/run")])
+def test_without_it_the_command_gets_the_units_rights_in_a_container_of_its_own(node, equals, folder):
+    node.unit.write_text(GENERATED.format(equals, folder))
+    assert node.call("restore", "a b", "--name", "c*").stdout.splitlines() == [
+        *("run", "--interactive", "--rm", "--network", "host", "--cap-drop", "all", "--read-only", "-v", "/dev:/dev"),
+        *("--health-cmd", "mover health", "--device-cgroup-rule=b 8:* rw", "--stop-timeout=110"),
+        *("localhost/mover:latest", "restore", "a b", "--name", "c*"),
+    ]
+
+
+def test_without_a_container_or_its_unit_the_command_says_what_to_install(node):
+    missing = node.call("check")
+    assert missing.returncode == 2
+    assert "do: install mover.container" in missing.stderr
+    node.unit.write_text("ExecStart=/usr/local/bin/mover serve\n")
+    assert node.call("check").stderr == missing.stderr
