@@ -195,7 +195,7 @@ def _notes(root: Path) -> list[GuardFinding]:
                 "container",
                 "note",
                 "This is a container: the host's LVM, multipath and md decide, and are not seen from here.",
-                "Run mover check once on the host itself.",
+                "Run mover check once on the host itself, from a checkout: make install, .venv/bin/mover check.",
             )
         )
     return notes

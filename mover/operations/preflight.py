@@ -5,6 +5,7 @@ A line that fails does not keep the others from being looked at, unless they sta
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from mover.units import format_size
 
 _CLOCK_NOTE_S, _CLOCK_PROBLEM_S = 5.0, 300.0
 """Beyond the first, logs are hard to compare; beyond the second, expiries of snapshots are wrong."""
+_STATE_NOTE_BYTES, _STATE_PROBLEM_BYTES = 1 << 30, 64 << 20
+"""Free beside jobs and ledger, some MiB that grow, and the cached index, which grows with the repository."""
 
 State = Literal["ok", "note", "problem"]
 
@@ -87,7 +90,12 @@ def _state_folder(settings: Settings) -> Line:
     except OSError as error:
         remedy = "Set state_dir (or MOVER_STATE_DIR) to a folder that this user may write."
         return Line("state folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
-    return Line("state folder", "ok", str(folder))
+    free_bytes = shutil.disk_usage(folder).free
+    what = f"{folder}, {format_size(free_bytes)} free"
+    if free_bytes >= _STATE_NOTE_BYTES:
+        return Line("state folder", "ok", what)
+    state: State = "problem" if free_bytes < _STATE_PROBLEM_BYTES else "note"
+    return Line("state folder", state, what, "Make room there (df -h): a job whose steps cannot be noted stops.")
 
 
 async def _prism(ports: PreflightPorts) -> list[Line]:

@@ -47,7 +47,10 @@ def store_error(error: OSError, *, folder: Path, doing: str) -> StorageError:
         remedy = f"Make room on the file system of {folder} (df -h, df -i, quota), then run the same command again."
         return StoreFull(what, remedy=remedy, **facts)
     if number == errno.EROFS:
-        remedy = f"Remount the file system of {folder} read-write, or choose another folder."
+        remedy = (
+            f"Remount the file system of {folder} read-write, or choose another folder. Is it writable outside "
+            "of the daemon? Then the unit keeps it shut: deploy/systemd/mover.service.d/repository-folder.conf.example helps."
+        )
         return StoreDenied(what, remedy=remedy, **facts)
     if number in _DENIED:
         remedy = f"Give the user of mover the right to read and write below {folder} (ls -ld, chown, SELinux)."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -271,6 +273,15 @@ async def test_each_problem_has_its_line_and_remedy(tmp_path):
         assert all(line.remedy for line in lines.values() if line.state != "ok")
         w.hypervisor.put(replace(w.hypervisor.named("proxy"), cluster_uuid="elsewhere"))
         assert (await lines_of(ports(w)))["own VM"].state == "problem"
+
+
+@pytest.mark.parametrize(("free_bytes", "state"), [(1 << 30, "ok"), (1 << 29, "note"), (1 << 20, "problem")])
+async def test_a_state_folder_that_fills_is_told_before_it_is_full(tmp_path, monkeypatch, free_bytes, state):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free_bytes))
+    async with world(tmp_path) as w:
+        line = (await lines_of(ports(w)))["state folder"]
+    assert (line.state, bool(line.remedy)) == (state, state != "ok")
+    assert "free" in line.what
 
 
 async def test_what_cannot_be_reached_is_a_line_and_not_an_end(tmp_path):
