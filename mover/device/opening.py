@@ -189,8 +189,8 @@ def _not_opened(error: OSError, disk: BlockDevice, want: Want, path: Path) -> De
         raise refused(
             "rights",
             f"{path}, which is {want}, cannot be opened: {error.strerror}",
-            "Run as root. In a container it takes CAP_SYS_ADMIN and device rules (deploy/container/README.md), in "
-            "a unit of systemd DeviceAllow= for such disks (deploy/systemd/mover.service); mover check names what is missing.",
+            "Run as root. A container needs CAP_SYS_ADMIN and device rules (deploy/container/README.md), "
+            "a unit DeviceAllow= for such disks (deploy/systemd/mover.service); mover check names what is missing.",
         ) from error
     if error.errno == errno.EROFS:
         raise refused(

@@ -48,8 +48,8 @@ def store_error(error: OSError, *, folder: Path, doing: str) -> StorageError:
         return StoreFull(what, remedy=remedy, **facts)
     if number == errno.EROFS:
         remedy = (
-            f"Remount the file system of {folder} read-write, or choose another folder. Is it writable outside "
-            "of the daemon? Then the unit keeps it shut: deploy/systemd/mover.service.d/repository-folder.conf.example helps."
+            f"Remount the file system of {folder} read-write, or choose another folder. Where only the "
+            "daemon may not write, its unit lacks deploy/systemd/mover.service.d/repository-folder.conf.example."
         )
         return StoreDenied(what, remedy=remedy, **facts)
     if number in _DENIED:
