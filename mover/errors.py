@@ -419,6 +419,12 @@ class StateDamaged(JobError):
     code = "job.state-damaged"
 
 
+class StateFull(JobError):
+    """The file system of the state folder is full; what ran there is continued later."""
+
+    code = "job.state-full"
+
+
 class SpaceShort(JobError):
     """The container or the store has not enough room for what is planned."""
 

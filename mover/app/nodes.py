@@ -34,6 +34,7 @@ from mover.operations.pulse import Pulse
 from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
 from mover.operations.restore import restore_disk_into, restore_vm
 from mover.pipeline.workers import Workers
+from mover.room import require_room
 from mover.storage.probe import probe
 
 OPERATIONS: Mapping[str, Callable[[Node, Mapping[str, Any], Steps], Awaitable[Values]]] = {
@@ -157,10 +158,14 @@ async def job_book(settings: Settings, clock: Clock) -> AsyncIterator[JobBook]:
 async def executor(
     settings: Settings, *, progress: ProgressSink = ignore_progress, clock: Clock | None = None
 ) -> AsyncIterator[Executor]:
-    """Be the executor of the state folder for the length of the block. Raises StateFolderBusy, DeviceRightsMissing."""
+    """Be the executor of the state folder for the length of the block.
+
+    Raises StateFolderBusy, StateFull, DeviceRightsMissing.
+    """
     clock = clock or SystemClock()
     if settings.node.check_rights:
         require_rights(inspect_own_place(settings))
+    require_room(settings.state_dir)
     with executor_lock(settings.state_dir):
         async with (
             job_book(settings, clock) as book,

@@ -17,7 +17,8 @@ import sqlalchemy as sql
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from mover.errors import ConfigError, StateDamaged
+from mover.errors import ConfigError, StateDamaged, StateFull
+from mover.room import full
 
 SCHEMA_VERSION = 1
 METADATA = sql.MetaData()
@@ -66,8 +67,10 @@ def _check(path: Path) -> None:
         raise _unusable(path, sqlite3.DatabaseError(told))
 
 
-def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged:
+def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged | StateFull:
     """In words: what is lost with the file, and how to go on."""
+    if short := full(path.parent):
+        return short
     if isinstance(error, sqlite3.OperationalError):
         return StateDamaged(
             f"The catalog {path} cannot be used: {error}",

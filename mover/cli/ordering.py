@@ -75,7 +75,7 @@ async def _see_through(
         await _others_ended(book)
         return ended
     except asyncio.CancelledError:
-        if session.stop.is_wished:
+        if session.stop.is_wished or executor.engine.is_without_state:
             session.console.remark("Jobs that have not ended go on with the next command, or with mover serve.")
             raise
         task = asyncio.current_task()

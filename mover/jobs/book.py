@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 from dbos import DBOS, DBOSClient
 
 from mover.clock import Clock
-from mover.errors import AmbiguousName, JobError, MoverError, StateDamaged, UsageError, all_errors
+from mover.errors import AmbiguousName, JobError, MoverError, StateDamaged, StateFull, UsageError, all_errors
 from mover.jobs.steps import Values
+from mover.room import full
 
 APPLICATION = "mover"
 # Recovery takes only jobs of the same version, so it names the format of jobs, not of the software.
@@ -144,8 +145,8 @@ class JobBook:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
         except Exception as error:
             # The library passes on what the file's driver says, inside an exception of its own.
-            cause = getattr(error, "orig", None) or error
-            if isinstance(cause, sqlite3.DatabaseError):
+            cause = driver_error(error)
+            if cause is not None:
                 raise _unusable(self._path, cause) from error
             raise
 
@@ -202,8 +203,17 @@ def prepare_database(state_dir: Path, *, is_executor: bool = False) -> Path:
     return path
 
 
-def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged:
+def driver_error(error: BaseException) -> sqlite3.DatabaseError | None:
+    """What a database's driver said of its file, if that is what this is."""
+    cause: Any = getattr(error, "orig", None) or error
+    # Neither a broken constraint nor a wrong statement: those are ours.
+    return cause if type(cause) in (sqlite3.OperationalError, sqlite3.DatabaseError) else None
+
+
+def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged | StateFull:
     """In words: what is lost with the file, and how to go on."""
+    if short := full(path.parent):
+        return short
     if isinstance(error, sqlite3.OperationalError):
         return StateDamaged(
             f"The book of jobs {path} cannot be used: {error}",

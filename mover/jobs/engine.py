@@ -12,30 +12,33 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from dbos import DBOS, DBOSConfig
 
 from mover import logs
 from mover.clock import Clock
-from mover.errors import JobCancelled, JobError, MoverError
+from mover.errors import JobCancelled, JobError, MoverError, StateDamaged, StateFull
 from mover.jobs.book import (
     APPLICATION,
     CANCEL_FOLDER,
     FORMAT_VERSION,
     QUEUE,
     WORKFLOW,
+    driver_error,
     outcome_of_error,
     prepare_database,
 )
 from mover.jobs.steps import Call, Cancellation, Operation, Values, first_of, side_by_side
 from mover.metrics import JOBS, JOBS_RUNNING
+from mover.room import full
 
 Result = TypeVar("Result")
 EXECUTOR = "executor"
 """The one of this state folder; the lock proves that the former one is dead."""
 _QUEUE_POLL_S = 0.1
 _CANCEL_POLL_S = 0.5
+_ROOM_POLL_S = 1.0
 _LOG = logs.get(__name__)
 _OUTCOMES = ("done", "failed", "cancelled", "interrupted")
 
@@ -43,9 +46,11 @@ _OUTCOMES = ("done", "failed", "cancelled", "interrupted")
 class DurableSteps:
     """``Steps`` by dbos: results are recorded by job and step number, and given again."""
 
-    def __init__(self, job_id: str, cancellation: Cancellation) -> None:
+    def __init__(self, job_id: str, cancellation: Cancellation, stop_for: Callable[[Exception], Awaitable[None]]):
+        """stop_for: does not come back where the error is one of the state folder."""
         self._job_id = job_id
         self._cancellation = cancellation
+        self._stop_for = stop_for
 
     @property
     def job_id(self) -> str:
@@ -56,23 +61,35 @@ class DurableSteps:
         return self._cancellation
 
     async def step(self, name: str, function: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
-        return await DBOS.run_step_async({"name": name}, self._guarded(function), *arguments)
+        try:
+            return await DBOS.run_step_async({"name": name}, self._guarded(function), *arguments)
+        except Exception as error:
+            await self._stop_for(error)
+            raise
 
     async def together(self, calls: Sequence[Call]) -> list[Any]:
         # Numbers are drawn here, in order: tasks reach their first line in any order.
         places = [DBOS.reserve_step() for _ in calls]
-        return await side_by_side(
-            [
-                place.run_async({"name": call.name}, self._guarded(call.function), *call.arguments)
-                for place, call in zip(places, calls, strict=True)
-            ]
-        )
+        works = [
+            place.run_async({"name": call.name}, self._guarded(call.function), *call.arguments)
+            for place, call in zip(places, calls, strict=True)
+        ]
+        try:
+            return await side_by_side(works)
+        except Exception as error:
+            await self._stop_for(error)
+            raise
 
     def _guarded(self, function: Callable[..., Awaitable[Result]]) -> Callable[..., Any]:
         # Inside the step, so that a job which is run again takes the same path up to it.
         async def guarded(*arguments: Any) -> Result:
             self._cancellation.check()
-            return await function(*arguments)
+            try:
+                return await function(*arguments)
+            except Exception as error:
+                # Before it is recorded as the step's outcome: the next start is to try again.
+                await self._stop_for(error)
+                raise
 
         return guarded
 
@@ -85,6 +102,7 @@ class Engine:
         self._operations = dict(operations)
         self._clock = clock
         self._running: dict[str, tuple[asyncio.Task[Any], Cancellation]] = {}
+        self._trouble: asyncio.Future[Never] = asyncio.get_running_loop().create_future()
 
     @classmethod
     @asynccontextmanager
@@ -99,6 +117,8 @@ class Engine:
         """Execute jobs for the length of the block. The caller holds the executor's lock.
 
         operations: name → function; a function runs with ``Steps`` and gives JSON-able values.
+        Once the state folder cannot be written, the block is cancelled and StateFull or StateDamaged raised;
+        its jobs are left to be continued.
         """
         engine = cls(state_dir, operations, clock)
         for operation in operations:
@@ -110,9 +130,13 @@ class Engine:
         await engine._launch(side_by_side)
         try:
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(engine._watch_cancels())
+                watching = [
+                    group.create_task(watch)
+                    for watch in (engine._watch_cancels(), engine._watch_room(), engine._fail_without_state())
+                ]
                 yield engine
-                watching.cancel()
+                for task in watching:
+                    task.cancel()
         except BaseExceptionGroup as errors:
             raise first_of(errors) from None
         finally:
@@ -122,6 +146,11 @@ class Engine:
     def is_running(self, job_id: str) -> bool:
         """True while this process works on the job."""
         return job_id in self._running
+
+    @property
+    def is_without_state(self) -> bool:
+        """What the jobs did can be noted no more: the block is being left."""
+        return self._trouble.done()
 
     async def _launch(self, side_by_side: int) -> None:
         path = prepare_database(self._state_dir, is_executor=True)
@@ -154,7 +183,7 @@ class Engine:
                 cancellation.wish()
             self._running[job_id] = (task, cancellation)
             try:
-                return await self._run(operation, request, DurableSteps(job_id, cancellation))
+                return await self._run(operation, request, DurableSteps(job_id, cancellation, self._stop_for))
             finally:
                 self._running.pop(job_id, None)
 
@@ -189,6 +218,7 @@ class Engine:
             _LOG.error("job failed", code=error.code, error=error.message, remedy=error.remedy)
             return outcome_of_error(error)
         except Exception as error:
+            await self._stop_for(error)
             _LOG.exception("job failed by a fault of the program")
             fault = JobError(
                 f"A fault of the program ended the job: {type(error).__name__}: {error}",
@@ -205,6 +235,31 @@ class Engine:
                 if self._wish(job_id).exists():
                     cancellation.wish()
             await self._clock.sleep(_CANCEL_POLL_S)
+
+    async def _watch_room(self) -> None:
+        """Before a database finds out: then something is half done."""
+        while not (short := full(self._state_dir)):
+            await self._clock.sleep(_ROOM_POLL_S)
+        self._lose(short)
+
+    async def _fail_without_state(self) -> None:
+        await self._trouble
+
+    async def _stop_for(self, error: Exception) -> None:
+        """Does not come back where the state folder failed: like a stop, that is no outcome of a job."""
+        cause = driver_error(error)
+        if cause is None:
+            return
+        damaged = StateDamaged(
+            f"The state folder {self._state_dir} cannot be used any more: {cause}",
+            remedy="Look at its file system and the kernel's log; what ran goes on at the next start.",
+        )
+        self._lose(full(self._state_dir) or damaged)
+        await asyncio.Event().wait()
+
+    def _lose(self, trouble: StateFull | StateDamaged) -> None:
+        if not self._trouble.done():
+            self._trouble.set_exception(trouble)
 
     async def _stop(self, threads: ThreadPoolExecutor) -> None:
         # Cancelled tasks record nothing, so the jobs stay to be continued.

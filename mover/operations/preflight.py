@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mover.clock import Clock
@@ -18,13 +19,16 @@ from mover.hypervisor.protocol import About, Hypervisor
 from mover.model.machine import Vm
 from mover.operations.attach import free_slots
 from mover.operations.ports import Repository
+from mover.repository import layout
+from mover.room import STATE_LEAST_BYTES, full
 from mover.storage.protocol import Store, StoreTraits
-from mover.units import format_size
+from mover.units import MIB, format_size
 
 _CLOCK_NOTE_S, _CLOCK_PROBLEM_S = 5.0, 300.0
 """Beyond the first, logs are hard to compare; beyond the second, expiries of snapshots are wrong."""
-_STATE_NOTE_BYTES, _STATE_PROBLEM_BYTES = 1 << 30, 64 << 20
-"""Free beside jobs and ledger, some MiB that grow, and the cached index, which grows with the repository."""
+
+_SCRATCH_BYTES = 37 * MIB
+"""Of a disk while it is copied: a line a block, here of 1 TiB that changed all over, in blocks of 1 MiB."""
 
 State = Literal["ok", "note", "problem"]
 
@@ -90,12 +94,38 @@ def _state_folder(settings: Settings) -> Line:
     except OSError as error:
         remedy = "Set state_dir (or MOVER_STATE_DIR) to a folder that this user may write."
         return Line("state folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
-    free_bytes = shutil.disk_usage(folder).free
-    what = f"{folder}, {format_size(free_bytes)} free"
-    if free_bytes >= _STATE_NOTE_BYTES:
-        return Line("state folder", "ok", what)
-    state: State = "problem" if free_bytes < _STATE_PROBLEM_BYTES else "note"
-    return Line("state folder", state, what, "Make room there (df -h): a job whose steps cannot be noted stops.")
+    if short := full(folder):
+        return _problem("state folder", short)
+    return Line("state folder", "ok", str(folder))
+
+
+async def _state_space(settings: Settings, store: Store) -> list[Line]:
+    """Databases in the state folder; index and scratch beside them, or where ``cache_dir`` says."""
+    state = settings.state_dir
+    cache = settings.repository.cache_dir or state / "cache"
+    cache_bytes = await _index_bytes(store) + settings.limits.disks * _SCRATCH_BYTES
+    if settings.repository.cache_dir is None:
+        return [_room("state space", state, cache, STATE_LEAST_BYTES + cache_bytes, "state_dir")]
+    return [
+        _room("state space", state, None, STATE_LEAST_BYTES, "state_dir"),
+        _room("cache space", cache, cache, cache_bytes, "repository.cache_dir"),
+    ]
+
+
+async def _index_bytes(store: Store) -> int:
+    """What the local index may take: as much as the store's, and twice that while files are merged."""
+    return 2 * sum([info.size_bytes async for info in store.list(layout.INDEX)])
+
+
+def _room(subject: str, folder: Path, cache: Path | None, need: int, setting: str) -> Line:
+    place = next(one for one in (folder, *folder.parents) if one.is_dir())
+    free = shutil.disk_usage(place).free
+    used = sum(file.stat().st_size for file in cache.rglob("*.segment")) if cache else 0
+    wanted = max(STATE_LEAST_BYTES, need - used)
+    if free >= wanted:
+        return Line(subject, "ok", f"{format_size(free)} free, {format_size(wanted)} may be needed")
+    what = f"{format_size(free)} free in {folder}, {format_size(wanted)} may be needed: jobs stop when it is full"
+    return Line(subject, "note", what, f"Make room there, or set {setting} to a folder that has it.")
 
 
 async def _prism(ports: PreflightPorts) -> list[Line]:
@@ -191,6 +221,7 @@ async def _store(ports: PreflightPorts) -> list[Line]:
             remedy = "" if traits.has_create_only else "Let only one mover write to it at a time."
             lines.append(Line("store", state, traits.description, remedy))
             lines.append(await _store_space(ports.settings, store))
+            lines += await _state_space(ports.settings, store)
         async with ports.repository() as repository:
             points = await repository.points()
             damaged = [point.id for point in points if point.problem]

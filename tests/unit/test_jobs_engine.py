@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
 from mover.clock import SystemClock
-from mover.errors import AmbiguousName, JobCancelled, JobError, NoSuchVm, StateFolderBusy, UsageError
+from mover.errors import (
+    AmbiguousName,
+    JobCancelled,
+    JobError,
+    NoSuchVm,
+    StateDamaged,
+    StateFolderBusy,
+    StateFull,
+    UsageError,
+)
+from mover.jobs import engine
 from mover.jobs.book import JobBook, JobState
 from mover.jobs.engine import Engine
 from mover.jobs.lock import executor_lock, executor_pid
@@ -221,3 +232,82 @@ async def test_a_wish_to_cancel_breaks_off_a_long_wait():
 
 async def _raise(error):
     raise error
+
+
+# --- a state folder that cannot be written any more ---
+
+
+async def stopped_and_continued(folder, book, step, make_well):
+    """A job whose step (or its record) fails with the state folder is no failure: the next executor runs it."""
+
+    async def job(request, steps):
+        return {"value": await steps.step("first", step)}
+
+    error = None
+    try:
+        async with running(folder, job=job) as executor:
+            job_id = await book.submit("job", {})
+            try:
+                await asyncio.Event().wait()
+            finally:
+                assert executor.is_without_state
+    except (StateFull, StateDamaged) as caught:
+        error = caught
+    assert await book.active() == {job_id}
+    make_well()
+    async with running(folder, job=job):
+        assert (await book.wait(job_id)).result == {"value": 1}
+    return error
+
+
+async def test_a_full_state_folder_stops_the_executor_and_no_job_fails(tmp_path, book, monkeypatch):
+    trouble = []
+
+    async def step():
+        if not trouble:
+            trouble.append(StateFull("no room", remedy="Make room."))
+            await asyncio.Event().wait()
+        return 1
+
+    monkeypatch.setattr(engine, "full", lambda folder: trouble[-1] if trouble else None)
+    monkeypatch.setattr(engine, "_ROOM_POLL_S", 0.01)
+    error = await stopped_and_continued(tmp_path, book, step, lambda: trouble.append(None))
+    assert isinstance(error, StateFull)
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+async def test_a_database_that_fails_within_a_step_stops_the_executor(tmp_path, book, is_wrapped):
+    is_ill = True
+
+    async def step():
+        if not is_ill:
+            return 1
+        error = sqlite3.OperationalError("disk I/O error")
+        raise Wrapped(error) if is_wrapped else error
+
+    def make_well():
+        nonlocal is_ill
+        is_ill = False
+
+    error = await stopped_and_continued(tmp_path, book, step, make_well)
+    assert isinstance(error, StateDamaged)
+    assert "disk I/O error" in error.message
+
+
+async def test_a_wrong_statement_is_a_fault_of_the_program(tmp_path, book):
+    async def step():
+        raise sqlite3.IntegrityError("UNIQUE constraint failed")
+
+    async def job(request, steps):
+        await steps.step("first", step)
+
+    async with running(tmp_path, job=job):
+        assert "A fault of the program" in str((await book.wait(await book.submit("job", {}))).error)
+
+
+class Wrapped(Exception):
+    """As SQL libraries do it."""
+
+    def __init__(self, orig):
+        super().__init__(str(orig))
+        self.orig = orig

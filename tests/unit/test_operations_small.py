@@ -34,8 +34,9 @@ from mover.operations.request import BackupRequest, RestoreDiskRequest, RestoreR
 from mover.operations.select import check_has_disk, exclusions, select_vms
 from mover.operations.values import dump, load
 from mover.storage.probe import probe
+from mover.storage.protocol import ObjectInfo
 from mover.storage.stack import open_store
-from mover.units import GIB
+from mover.units import GIB, MIB
 from tests.support.fakehypervisor import CLUSTER
 from tests.support.repositories import until
 from tests.support.world import world
@@ -252,6 +253,7 @@ async def test_a_sound_node_has_only_good_lines(tmp_path):
         "container",
         "store",
         "store space",
+        "state space",
         "repository",
     ]
     assert lines["TLS"].what == "certificate checked by pinned fingerprint"
@@ -275,15 +277,6 @@ async def test_each_problem_has_its_line_and_remedy(tmp_path):
         assert (await lines_of(ports(w)))["own VM"].state == "problem"
 
 
-@pytest.mark.parametrize(("free_bytes", "state"), [(1 << 30, "ok"), (1 << 29, "note"), (1 << 20, "problem")])
-async def test_a_state_folder_that_fills_is_told_before_it_is_full(tmp_path, monkeypatch, free_bytes, state):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free_bytes))
-    async with world(tmp_path) as w:
-        line = (await lines_of(ports(w)))["state folder"]
-    assert (line.state, bool(line.remedy)) == (state, state != "ok")
-    assert "free" in line.what
-
-
 async def test_what_cannot_be_reached_is_a_line_and_not_an_end(tmp_path):
     def down():
         raise HypervisorUnreachable("no answer from prism", remedy="See the network.")
@@ -296,6 +289,34 @@ async def test_what_cannot_be_reached_is_a_line_and_not_an_end(tmp_path):
         (tmp_path / "file").touch()
         lines = await lines_of(ports(w, settings=settings))
     assert lines["state folder"].state == "problem"
+
+
+@pytest.mark.parametrize(("free", "folder", "space"), [(200, "ok", "ok"), (100, "ok", "note"), (15, "problem", "note")])
+async def test_room_in_the_state_folder_is_looked_at(tmp_path, monkeypatch, free, folder, space):
+    """Two databases and the scratch of four disks want 164 MiB; the index is nearly empty."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free * MIB))
+    async with world(tmp_path) as w:
+        lines = await lines_of(ports(w))
+        assert (lines["state folder"].state, lines["state space"].state) == (folder, space)
+        assert bool(lines["state folder"].remedy) == (folder != "ok")
+        assert "164 MiB may be needed" in lines["state space"].what
+
+
+async def test_a_large_repository_wants_room_for_its_index_where_the_cache_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1000 * MIB))
+    async with world(tmp_path) as w:
+        index, true_list = [ObjectInfo(f"index/{number}", 300 * MIB, 0.0) for number in range(2)], w.store.list
+
+        async def listed(prefix):
+            for info in index if prefix == "index/" else [info async for info in true_list(prefix)]:
+                yield info
+
+        monkeypatch.setattr(w.store, "list", listed)
+        assert (await lines_of(ports(w)))["state space"].state == "note"
+        repository = w.node.settings.repository.model_copy(update={"cache_dir": tmp_path / "not" / "yet"})
+        lines = await lines_of(ports(w, settings=w.node.settings.model_copy(update={"repository": repository})))
+    assert (lines["state space"].state, lines["cache space"].state) == ("ok", "note")
+    assert "repository.cache_dir" in lines["cache space"].remedy
 
 
 async def test_before_the_first_init_the_repository_is_a_note(tmp_path):
