@@ -3,13 +3,14 @@
 # make test   all tests, with the real servers they need
 # make check  what a developer runs before a commit: format, lint, types, floors, unit tests
 
-PYTHON ?= python3
+# Another one than python3, or the newer one beside it: make demo PYTHON=/path/to/python3.12
+PYTHON ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS ?= 2
 
-.PHONY: install demo test test-failed test-long check lock reference tools test-tools bench clean image image-test bundle node-test kernel-test
+.PHONY: install demo test test-failed test-long check lock reference tools test-tools bench clean image image-test bundle node-test kernel-test on-debian
 
 install: $(VENV)/.ready tools
 
@@ -42,9 +43,9 @@ reference: $(VENV)/.ready
 tools:
 	@deploy/tools.sh
 
-# Programs that tests start, program:package. Debian starts prometheus and its alertmanager where systemd runs.
-TEST_TOOLS := promtool:prometheus amtool:prometheus-alertmanager shellcheck:shellcheck systemd-analyze:systemd \
-  lvm:lvm2 fio:fio
+# Programs that tests start (deploy/tools.sh). Debian starts prometheus and its alertmanager where systemd runs.
+TEST_TOOLS := promtool:prometheus:/usr/bin/promtool amtool:prometheus-alertmanager:/usr/bin/amtool \
+  shellcheck:shellcheck:ShellCheck systemd-analyze:systemd lvm:lvm2 fio:fio
 
 test-tools:
 	@deploy/tools.sh $(TEST_TOOLS)
@@ -53,10 +54,14 @@ test-tools:
 image:
 	@deploy/container/build.sh "$(BASE)"
 
+# Three tests are made of Debian's packages, wherever mover itself runs.
+on-debian:
+	@command -v apt-get >/dev/null || { echo "make $(MAKECMDGOALS): made of Debian's packages, it runs on Debian only."; exit 1; }
+
 # Builds one from Debian's packages alone and runs it: one process, since its tests share the image.
 IMAGE_TOOLS := buildah:buildah mmdebstrap:mmdebstrap podman:podman runc:runc conmon:conmon
 
-image-test: $(VENV)/.test-ready
+image-test: on-debian $(VENV)/.test-ready
 	@deploy/tools.sh $(IMAGE_TOOLS)
 	@$(BIN)/pytest -m image tests/image
 
@@ -67,22 +72,20 @@ bundle: $(VENV)/.ready
 # Boots a Debian beside this machine and makes a node of it by the role: unit, device rules, a backup.
 NODE_TOOLS := mmdebstrap:mmdebstrap systemd-nspawn:systemd-container nsenter:util-linux
 
-node-test: $(VENV)/.test-ready $(VENV)/ansible/.ready
+node-test: on-debian $(VENV)/.test-ready $(VENV)/ansible/.ready
 	@deploy/tools.sh $(NODE_TOOLS)
 	@$(BIN)/pytest -m node tests/deploy
 
 # Boots Debian's kernel in QEMU and plugs SCSI disks into it: what proves a device is asked of a real kernel.
 KERNEL_TOOLS := qemu-system-x86_64:qemu-system-x86 cpio:cpio
 
-kernel-test: $(VENV)/.test-ready
+kernel-test: on-debian $(VENV)/.test-ready
 	@deploy/tools.sh $(KERNEL_TOOLS)
 	@tests/kernel/unpack.sh $(VENV)/kernel
 	@$(BIN)/pytest -m kernel tests/kernel
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "mover needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || deploy/venv.sh "$(PYTHON)" $(VENV)
+	@deploy/venv.sh $(VENV) $(PYTHON)
 
 $(VENV)/.ready: deploy/requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV) ..."

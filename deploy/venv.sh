@@ -1,13 +1,46 @@
 #!/bin/sh
-# Makes a virtual environment where the distribution ships Python without one (Debian).
-# usage: venv.sh PYTHON FOLDER
+# Makes a virtual environment of Python 3.11 or newer. Root installs what the distribution keeps apart:
+# Debian the module venv, RHEL 9 such a Python.
+# usage: venv.sh FOLDER [PYTHON]
 set -eu
-rm -rf "$2"
-version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+folder=$1
+named=${2:-}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+find_python() {
+    for one in ${named:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if "$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$one"
+            return
+        fi
+    done
+}
+
+is_root_with() { [ "$(id -u)" = 0 ] && has "$1"; }
+
+python=$(find_python)
+if [ -z "$python$named" ] && ! has apt-get && is_root_with dnf; then
+    for version in 3.11 3.12; do
+        echo "Installing python$version ..."
+        if dnf install -y -q "python$version" >/dev/null 2>&1; then break; fi
+    done
+    python=$(find_python)
+fi
+if [ -z "$python" ]; then
+    echo "mover needs Python 3.11 or newer; ${named:-python3} is not. Name one: make demo PYTHON=/path/to/python3.12" \
+        "(RHEL 9 has it beside its own: dnf install python3.11)" >&2
+    exit 1
+fi
+
+if "$python" -m venv "$folder" 2>/dev/null; then exit 0; fi
+rm -rf "$folder"
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if is_root_with apt-get && ! "$python" -c 'import ensurepip' 2>/dev/null; then
     echo "Installing python$version-venv ..."
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "python$version-venv"; } >/dev/null
-    exec "$1" -m venv "$2"
 fi
-echo "This Python has no venv module. Debian: apt-get install python$version-venv; others: install it, then run make again." >&2
+if "$python" -m venv "$folder"; then exit 0; fi
+rm -rf "$folder"
+echo "$python makes no virtual environment. On Debian, as root: apt-get install python$version-venv; then run make again." >&2
 exit 1

@@ -15,10 +15,10 @@ from mover.device import guard_lvm
 from mover.device.guard import inspect_node, md_auto
 from mover.device.guard_multipath import is_blacklisted, parse_multipath
 from tests.support.loopback import loop, needs_loops
+from tests.support.programs import needs
 from tests.support.source import ROOT
 
 DROP_INS = ROOT / "deploy/lvm"
-NO_LVM = shutil.which("lvm", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
 
 
 def text(name: str) -> str:
@@ -132,7 +132,7 @@ def lvm(tmp_path: Path) -> Iterator[RealLvm]:
         yield made
 
 
-REAL = [*needs_loops, pytest.mark.skipif(NO_LVM, reason="lvm2 is not installed")]
+REAL = [*needs_loops, needs("lvm")]
 
 
 class TestRealLvm:

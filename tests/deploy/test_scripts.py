@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
+from tests.support.programs import needs
 from tests.support.source import ROOT
 
 SKIPPED = {".git", ".venv", "node_modules", "build"}
@@ -29,13 +27,13 @@ def test_the_scripts_are_found():
     assert {"deploy/tools.sh", ".ci/run"} <= {str(path.relative_to(ROOT)) for path in scripts()}
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@needs("shellcheck")
 def test_shellcheck_finds_nothing_in_any_script():
     done = subprocess.run(["shellcheck", *scripts()], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@needs("shellcheck")
 def test_the_check_can_fail(tmp_path: Path):
     bad = tmp_path / "bad.sh"
     bad.write_text("#!/bin/sh\nrm $1/*\n")

@@ -13,10 +13,11 @@ import pytest
 
 from mover.device.rights import SCSI_MAJORS
 from mover.settings import load
+from tests.support.programs import needs
 from tests.support.source import ROOT
 
 UNITS = ROOT / "deploy/systemd"
-SYSTEMD = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+SYSTEMD = needs("systemd-analyze")
 EXPOSURE_MAX = 2.2
 """On systemd's scale from 0 to 10; 10 is a unit that says nothing."""
 

@@ -19,6 +19,7 @@ from bench.results import Results, read
 from bench.sample_disk import attached, loops_below, reflink_folder
 from mover.errors import UsageError
 from tests.support.loopdevices import none_left
+from tests.support.programs import needs
 from tests.support.source import ROOT
 
 SCRIPTS = {
@@ -80,7 +81,7 @@ def test_what_s3_costs_is_counted_beside_the_folder_and_the_server(tmp_path):
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system with reflinks is mounted by root")
-@pytest.mark.skipif(fio.version() is None, reason="fio is not installed")
+@needs("fio")
 def test_small_extents_are_measured_beside_fio(tmp_path):
     results = quick("extents", tmp_path)
     measured = {series.params["by"] for series in results.series if series.name == "extents.cpu"}
@@ -94,7 +95,7 @@ def test_small_extents_need_fio(tmp_path, monkeypatch):
     assert "fio is not installed" in said
 
 
-@pytest.mark.skipif(fio.version() is None, reason="fio is not installed")
+@needs("fio")
 def test_end_to_end_measures_ours_the_limits_and_what_must_hold(tmp_path):
     out = tmp_path / "out.json"
     code, said = run("end_to_end", "--quick", "--only", "mover,limit", "--folder", tmp_path / "work", "--out", out)
@@ -217,7 +218,7 @@ def test_a_bench_that_is_stopped_leaves_nothing(number, tmp_path):
     assert list(work.iterdir()) == []
 
 
-@pytest.mark.skipif(fio.version() is None, reason="fio is not installed")
+@needs("fio")
 def test_fio_says_what_is_wrong(tmp_path):
     with pytest.raises(UsageError, match="fio cannot read"):
         fio.read_rate(tmp_path / "none", read_bytes=4096, size_bytes=4096, depth=1)

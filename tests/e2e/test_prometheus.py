@@ -17,6 +17,7 @@ from mover.clock import SystemClock
 from mover.lab.server import DiskSpec, VmSpec
 from tests.support.commandline import MIB, Desk
 from tests.support.commandline import desk as new_desk
+from tests.support.programs import needs
 from tests.support.promql import PROMETHEUS, Query, queries
 from tests.support.servers import free_ports
 from tests.support.watching import Prometheus, Server, alertmanager_in, prometheus_in, until
@@ -36,6 +37,7 @@ MAY_BE_EMPTY = {
     "Last error": "there was none",
 }
 """Panels that have nothing to show when all is well, and why."""
+pytestmark = needs("prometheus", "prometheus-alertmanager")
 
 
 @pytest.fixture(scope="module")

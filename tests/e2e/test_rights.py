@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.programs import needs
+
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="dropping a capability needs root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="dropping a capability needs root"),
+    needs("setpriv"),
 ]
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from mover.clock import pause, stopwatch
 from mover.units import parse_duration
+from tests.support import programs
 from tests.support.promql import PROMETHEUS
 from tests.support.servers import dies_with_us, free_ports
 
@@ -149,7 +150,7 @@ def _shorten(path: Path) -> None:
 
 @contextmanager
 def _running(command: list[str], folder: Path, server: Any) -> Iterator[Any]:
-    found = shutil.which(command[0])
+    found = programs.find(command[0])
     if found is None:
         raise RuntimeError(f"{command[0]} is not here: as root, make test installs it")
     with (folder / "log").open("wb") as log:

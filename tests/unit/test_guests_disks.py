@@ -12,13 +12,11 @@ from mover.errors import LabError
 from mover.lab import content, extents, filesystems, guests, living, loops, tools, trees
 from mover.lab.disks import DiskBank
 from tests.support.loopdevices import none_left
+from tests.support.programs import needs
 
 SCALE = 0.01
 needs_root = pytest.mark.skipif(loops.usable() is not None, reason=f"loop devices: {loops.usable()}")
-needs_tools = pytest.mark.skipif(
-    not all(tools.find(name) for name in ("mkfs.ext4", "mkfs.xfs", "debugfs", "xfs_db")),
-    reason="e2fsprogs and xfsprogs are not installed",
-)
+needs_tools = needs("mkfs.ext4", "mkfs.xfs", "debugfs", "xfs_db")
 SPECS = {spec.name: spec for spec in guests.demo_guests(SCALE)}
 WAYS = [pytest.param(True, id="mounted", marks=[pytest.mark.root, needs_root]), pytest.param(False, id="unmounted")]
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from mover.lab.filesystems import fsck
 from mover.lab.filling import change_mixed, demo_vms, fill, fill_mixed
 from mover.lab.server import DiskSpec, VmSpec
+from tests.support.programs import needs
 from tests.support.rawprism import MIB, serving
 
-needs_mkfs = pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="needs mkfs.ext4")
+needs_mkfs = needs("mkfs.ext4")
 
 
 def test_the_demo_has_three_guests_with_a_cdrom_and_a_volume_group():
