@@ -33,10 +33,14 @@ case $family in
 debian) { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; } >/dev/null ;;
 rhel)
     echo "Installing$packages ..."
-    said=$(dnf install -y -q --setopt=strict=0 --setopt=install_weak_deps=0 $packages 2>&1) || echo "dnf: ${said##*
-}"
+    # strict=0: what no repository has is left out.
+    if said=$(dnf install -y -q --setopt=strict=0 --setopt=install_weak_deps=0 $packages 2>&1); then
+        why="no repository of this machine has them; EPEL has more"
+    else
+        why=$(echo "$said" | tail -n 1)
+    fi
     look "$@"
-    [ -z "$programs" ] || echo "note: not in this machine's repositories:$programs. The lab and the tests do without (EPEL has more)."
+    [ -z "$programs" ] || echo "note: not installed:$programs ($why). The lab and the tests do without."
     ;;
 other) echo "note: neither apt-get nor dnf here; please install:$packages" ;;
 esac

@@ -10,7 +10,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 find_python() {
     for one in ${named:-python3 python3.14 python3.13 python3.12 python3.11}; do
-        if "$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if "$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             echo "$one"
             return
         fi
@@ -21,10 +21,8 @@ is_root_with() { [ "$(id -u)" = 0 ] && has "$1"; }
 
 python=$(find_python)
 if [ -z "$python$named" ] && ! has apt-get && is_root_with dnf; then
-    for version in 3.11 3.12; do
-        echo "Installing python$version ..."
-        if dnf install -y -q "python$version" >/dev/null 2>&1; then break; fi
-    done
+    echo "Installing python3.11 or python3.12 ..."
+    said=$(dnf install -y -q python3.11 2>&1 || dnf install -y -q python3.12 2>&1) || echo "$said" >&2
     python=$(find_python)
 fi
 if [ -z "$python" ]; then
