@@ -205,7 +205,7 @@ def main(
         }
         run.results.versions["fio"] = fio.version() or "none"
         if fio.version() is None:
-            run.note("fio is not installed: ours stands alone (Debian: apt-get install fio)")
+            run.note("fio is not installed: ours stands alone (apt-get or dnf install fio)")
         if device is not None:
             with opened(device) as disk:
                 volume = min(volume, disk.size_bytes)

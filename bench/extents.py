@@ -98,7 +98,7 @@ def main(
     """Interleaved rounds of fio, of our read path alone, and of it with the hash."""
     with said_in_words():
         if tool.version() is None:
-            raise UsageError("fio is not installed", remedy="apt-get install fio")
+            raise UsageError("fio is not installed", remedy="Install it: apt-get install fio, dnf install fio.")
     regions, samples, unique_bytes = (200, 1, 64 * MIB) if quick else (regions, samples, 4 * GIB)
     block_bytes = block * KIB
     size_bytes = align_up(regions * _STRIDE_BLOCKS * block_bytes, unique_bytes)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import programs
 from tests.support.source import ROOT
 
 SHELL = shutil.which("sh")
@@ -130,6 +131,26 @@ def test_a_machine_of_neither_family_is_told(machine: Machine):
         0,
         "note: neither apt-get nor dnf here; please install: xfsprogs e2fsprogs util-linux\n",
     )
+
+
+@pytest.mark.parametrize("target", ["image-test", "node-test", "kernel-test"])
+def test_what_is_made_of_debians_packages_says_so_elsewhere(machine: Machine, target: str):
+    command = [shutil.which("make"), "--no-print-directory", target]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PATH": str(machine.path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stdout == f"make {target}: made of Debian's packages, it runs on Debian only.\n"
+
+
+def test_a_missing_program_skips_a_test_unless_it_is_owed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(programs, "OWED", False)
+    mark = programs.needs("sh", "no-such-program").mark
+    assert mark.args == (True,)
+    assert mark.kwargs["reason"].startswith("not installed: no-such-program;")
+    assert programs.needs("sh").mark.args == (False,)
+    monkeypatch.setattr(programs, "OWED", True)
+    assert programs.needs("no-such-program").mark.args == (False,), "CI on Debian would skip it in silence"
 
 
 # --- the Python ------------------------------------------------------------------------------
