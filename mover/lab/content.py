@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -68,13 +67,13 @@ def picture(dice: Generator, size_bytes: int) -> bytes:
 @cache
 def _programs() -> tuple[Path, ...]:
     """Files of the Python that runs us: machine code and source."""
-    library = Path(sys.base_prefix) / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     found = []
-    for folder, folders, names in os.walk(library):
+    for folder, folders, names in os.walk(Path(os.__file__).parent):  # lib, or RHEL's lib64
         folders[:] = [name for name in folders if name not in {"site-packages", "dist-packages", "__pycache__"}]
         found += [Path(folder, name) for name in names if name.endswith((".py", ".so"))]
     # Small ones cost an open each.
-    return tuple(sorted(path for path in found if path.stat().st_size >= 32 * KIB)) or (Path(__file__),)
+    files = [path for path in found if path.is_file()]  # Debian leaves links there that lead nowhere
+    return tuple(sorted(path for path in files if path.stat().st_size >= 32 * KIB)) or (Path(__file__),)
 
 
 def program(dice: Generator, size_bytes: int) -> bytes:
