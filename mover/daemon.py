@@ -11,7 +11,7 @@ from mover.api.server import Health, serving
 from mover.app import nodes
 from mover.cli.run import Session
 from mover.clock import Clock, SystemClock
-from mover.errors import MoverError
+from mover.errors import HypervisorUnreachable, MoverError, Overloaded, StateFull
 from mover.metrics import BUILD_INFO, LOOP_LAG, NODE_INFO, RECONCILE_LAST_SUCCESS
 from mover.operations.clean import reconcile
 from mover.operations.node import Node
@@ -23,6 +23,8 @@ _REMEMBER_S = 60.0
 """So soon the metrics show what other commands found, as a verification."""
 _RECALL_EVERY = 15
 """So many times more seldom all points are listed anew: other nodes write, users delete."""
+_AGAIN_S = 15.0
+"""So long after a start that failed for a Prism that is away, the next one."""
 _LATE_RUNS = 3
 """After so many missed reconciles in a row the daemon calls itself unhealthy."""
 
@@ -49,11 +51,25 @@ async def serve(session: Session) -> None:
         return Health(pulse.is_running and not is_late, facts)
 
     # The port first: one that cannot be had is known before a job goes on.
-    async with serving(settings.serve, health) as url, nodes.executor(settings, clock=clock) as executor:
+    async with serving(settings.serve, health) as url:
+        while True:
+            try:
+                await _execute(session, url, pulse, clock)
+            except (HypervisorUnreachable, Overloaded, StateFull) as error:
+                # Metrics and health go on telling why nothing runs; whoever restarts us could do no more.
+                pulse.is_running, pulse.problem = False, error.message
+                _LOG.warning("no jobs run now", code=error.code, error=error.message, remedy=error.remedy)
+            await clock.sleep(_AGAIN_S)
+
+
+async def _execute(session: Session, url: str, pulse: _Pulse, clock: Clock) -> None:
+    """Be the executor until cancelled. Raises what a Prism that is away, or a full state folder, raises."""
+    settings = session.settings
+    async with nodes.executor(settings, clock=clock) as executor:
         node = executor.node
         BUILD_INFO.labels(mover.__version__).set(1)
         NODE_INFO.labels(settings.node.name, node.install, node.proxy_uuid).set(1)
-        pulse.is_running = True
+        pulse.at, pulse.is_running, pulse.problem = clock.monotonic(), True, None
         _LOG.info("serving", url=url, state_dir=str(settings.state_dir))
         session.console.remark(f"Serving {url}/metrics; jobs of {settings.state_dir} run here. Ctrl-C stops.")
         async with asyncio.TaskGroup() as group:

@@ -73,9 +73,10 @@ async def test_a_central_whose_element_cannot_be_reached(tmp_path):
         names = {cluster["name"]: cluster for cluster in await _cluster_names(world)}
         other = next(name for name in names if name != "lab")
         lost = Ahv(world.settings(cluster=other), clock=BriskClock(), state_dir=tmp_path)
-        with pytest.raises(UnsupportedEndpoint) as caught:
+        with pytest.raises(HypervisorUnreachable, match="behind") as caught:
             await lost.about()
         assert "prism.element_url" in caught.value.remedy
+        assert caught.value.retryable
         wrong = world.settings(cluster=other, element_url=world.lab.element_url)
         with pytest.raises(UnsupportedEndpoint, match="another Prism"):
             await Ahv(wrong, clock=BriskClock(), state_dir=tmp_path).about()

@@ -46,7 +46,7 @@ async def find_endpoints(settings: PrismSettings, *, clock: Clock, state_dir: Pa
     """Log in at ``settings.url``; behind a Central find the Element and log in there too.
 
     Raises ConfigError, CertificateRejected, LoginRefused, HypervisorUnreachable,
-    UnsupportedEndpoint (no Element can be found or reached).
+    UnsupportedEndpoint (no Element can be found).
     """
     first = Session(parse_address(settings.url), settings, clock=clock, state_dir=state_dir)
     try:
@@ -140,7 +140,12 @@ async def _element_of(
         own = await _itself(session, tuple(one for one in found if one is not None))
     except HypervisorUnreachable as error:
         await session.close()
-        raise _not_reached(cluster, address, central, error.message) from None
+        raise HypervisorUnreachable(
+            f"The Element of cluster {cluster.name}, behind {central.address}, is not reached: {error.message}",
+            remedy=f"{error.remedy} If another of its addresses is meant, set prism.element_url.",
+            cluster=cluster.name,
+            central=str(central.address),
+        ) from None
     except LoginRefused as error:
         await session.close()
         remedy = f"The user of prism.username must exist on the Element too, with the same password. {error.remedy}"

@@ -1,0 +1,74 @@
+"""The daemon while nothing can run: it stays, says why, and goes on when it can."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from mover import daemon
+from mover.config import Settings
+from mover.errors import ConfigError, HypervisorUnreachable, Overloaded, StateFull
+from tests.support.repositories import until
+
+
+@pytest.fixture
+def scene(monkeypatch):
+    """A daemon without a port; ``fates`` says how each try to be the executor ends, the last one lasts."""
+
+    class Scene:
+        fates = []
+        health = None
+
+    @asynccontextmanager
+    async def serving(settings, health):
+        Scene.health = health
+        yield "http://here"
+
+    async def execute(session, url, pulse, clock):
+        if Scene.fates and isinstance(Scene.fates[0], Exception):
+            raise Scene.fates.pop(0)
+        pulse.is_running = True
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(daemon, "serving", serving)
+    monkeypatch.setattr(daemon, "_execute", execute)
+    monkeypatch.setattr(daemon, "_AGAIN_S", 0.01)
+    return Scene
+
+
+@pytest.mark.parametrize("kind", [HypervisorUnreachable, Overloaded, StateFull])
+async def test_what_passes_by_itself_is_waited_out_and_told(scene, monkeypatch, kind):
+    scene.fates = [kind("Prism is away", remedy="Wait.")]
+    may_try = asyncio.Event()
+    monkeypatch.setattr(daemon, "SystemClock", lambda: WaitingClock(may_try))
+    serving = asyncio.create_task(daemon.serve(SimpleNamespace(settings=Settings())))
+    await until(lambda: not scene.fates)
+    seen = scene.health()
+    assert not seen.ok
+    assert seen.facts["problem"] == "Prism is away"
+    assert not seen.facts["running"]
+    may_try.set()
+    await until(lambda: scene.health().ok)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+
+async def test_what_stays_wrong_ends_the_daemon(scene):
+    scene.fates = [ConfigError("prism.url is not set", remedy="Set it.")]
+    with pytest.raises(ConfigError):
+        await daemon.serve(SimpleNamespace(settings=Settings()))
+
+
+class WaitingClock:
+    def __init__(self, may_go_on):
+        self._may_go_on = may_go_on
+
+    def monotonic(self):
+        return 0.0
+
+    async def sleep(self, seconds):
+        await self._may_go_on.wait()
