@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from mover.errors import ObjectExists, ObjectMissing, StorageError, StoreDenied, StoreFull, StoreUnreachable
+from mover.storage.mounts import read_mount
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM}
@@ -53,8 +55,8 @@ def store_error(error: OSError, *, folder: Path, doing: str) -> StorageError:
         )
         return StoreDenied(what, remedy=remedy, **facts)
     if number in _DENIED:
-        remedy = f"Give the user of mover the right to read and write below {folder} (ls -ld, chown, SELinux)."
-        return StoreDenied(what, remedy=remedy, **facts)
+        facts |= _owner(folder)
+        return StoreDenied(what, remedy=_rights_remedy(folder), **facts)
     if number in _GONE:
         remedy = f"Check that the file system of {folder} is mounted (findmnt -T {folder}), then run again."
         return StoreUnreachable(what, remedy=remedy, **facts)
@@ -62,6 +64,32 @@ def store_error(error: OSError, *, folder: Path, doing: str) -> StorageError:
         remedy = f"Check the disk or the file server behind {folder} (dmesg, findmnt -T {folder}), then run again."
         return StoreUnreachable(what, remedy=remedy, **facts)
     return StorageError(what, remedy=f"Check the file system of {folder}, or choose another folder.", **facts)
+
+
+def _rights_remedy(folder: Path) -> str:
+    """Root is refused where its rights are taken for nobody's: by an NFS server, or without a capability."""
+    usual = f"Give the user of mover the right to read and write below {folder} (ls -ld, chown, SELinux)."
+    if os.geteuid() != 0:
+        return usual
+    mount = read_mount(folder)
+    if mount is not None and mount.kind in ("nfs", "nfs4"):
+        return (
+            f"The NFS server takes this node's root for nobody (root_squash): chown {folder} there to the user that it "
+            "puts in root's place (anonuid, usually 65534), or export it with no_root_squash to the nodes alone."
+        )
+    return f"{usual} A root without CAP_DAC_OVERRIDE (a container, a unit) has the rights of user 0 alone: chown 0."
+
+
+def _owner(folder: Path) -> dict[str, str]:
+    """Whose the folder is and as whom we came, where it can be asked."""
+    try:
+        seen = folder.stat()
+    except OSError:
+        return {}
+    return {
+        "folder_of": f"user {seen.st_uid}, group {seen.st_gid}, mode {stat.S_IMODE(seen.st_mode):o}",
+        "running_as": f"user {os.geteuid()}, group {os.getegid()}",
+    }
 
 
 def folder_gone(folder: Path, *, retryable: bool = True) -> StoreUnreachable:
