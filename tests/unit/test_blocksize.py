@@ -227,3 +227,15 @@ def test_a_disk_that_goes_on_as_before_changes_its_size_once_at_most(cost, held,
     known = days(*[cost] * DAYS, held=held)
     chosen = choose(current, known)
     assert choose(chosen.block_bytes, known).reason == ""
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 8 * GIB - 1), st.integers(1, 256 * MIB)), min_size=1, max_size=40),
+    held=st.integers(1, 8 * GIB),
+)
+@settings(max_examples=60, deadline=None)
+def test_small_blocks_are_kept_whatever_data_changes_later(runs, held):
+    """Large blocks never touch fewer bytes of data: all that they save is what blocks and map nodes cost."""
+    found = touched(*(Region(*run) for run in runs))
+    known = days(*[tuple(found[size] for size in BLOCK_SIZES)] * DAYS, held=held)
+    assert choose(SMALL, known) == choose(SMALL, None)
