@@ -22,7 +22,7 @@ from bench.sample_disk import attached, empty_target, evict
 from mover.errors import Damaged
 from mover.units import KIB, MIB
 
-SIZES = (256 * KIB, MIB, 4 * MIB)
+SIZES = (256 * KIB, 512 * KIB, MIB, 4 * MIB)
 Maker = Callable[[int], tuple[Pattern, bytes]]
 PATTERNS: dict[str, Maker] = {
     "file server, 2 %": lambda size: (FileServer(size, share=0.02, seed=1), files_content(1)),
@@ -141,7 +141,7 @@ def main(
     quick: Quick = False,
     out: Out = None,
 ) -> None:
-    """Back up the days of a file server and of databases at 256 KiB, 1 MiB and 4 MiB."""
+    """Back up the days of a file server and of databases at 256 KiB to 4 MiB."""
     size_bytes, days, repeats = (64 * MIB, 1, 1) if quick else (size * MIB, days, repeats)
     said = settings_of(size_bytes=size_bytes, days=days, repeats=repeats)
     with bench("block_size", out, quick=quick, **said) as run:

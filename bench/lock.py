@@ -131,7 +131,7 @@ def main(
     blocks, cores, samples = (800, "4", 1) if quick else (blocks, cores, samples)
     with bench("lock", out, quick=quick, **settings_of(blocks=blocks, cores=cores)) as run:
         for _ in range(samples):
-            for mib in (0.25, 1, 4):
+            for mib in (0.25, 0.5, 1, 4):
                 for kind in ("new", "known"):
                     _hold(run, blocks, mib, kind)
                 for threads in (int(text) for text in cores.split(",")):

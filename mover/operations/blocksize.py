@@ -20,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mover.clock import Dice
+from mover.config import FIRST_BLOCK_BYTES
 from mover.model.point import BLOCK_SIZES, ID_BYTES, Touched, TouchedDay
 from mover.model.region import RegionKind, Regions, distinct
 from mover.pipeline.plan import Audit, make_plan
 from mover.repository.layout import FAN_OUT
-from mover.units import KIB, MIB, format_size
+from mover.units import KIB, format_size
 
-CANDIDATES = (256 * KIB, MIB)
-"""4 MiB is none: it never costs a fifth less than these (bench.block_size)."""
+CANDIDATES = (256 * KIB, FIRST_BLOCK_BYTES)
+"""Larger ones are none: they never cost a fifth less than these (bench.block_size)."""
 DAYS = 7
 """So many are remembered and wanted: a week has its quiet days."""
 LEAST_GAIN = 0.2

@@ -59,7 +59,7 @@ def test_a_central_without_its_element(tmp_path, certificates):
     with new_desk(tmp_path, certificates, vms=(ONE, elsewhere), has_element=False) as desk:
         desk.write(prism={"url": desk.lab.central_url})
         outcome = desk.run("backup", "one")
-        assert (outcome.code, outcome.error_code) == (HYPERVISOR, "hypervisor.unsupported"), outcome.err
+        assert (outcome.code, outcome.error_code) == (HYPERVISOR, "hypervisor.unreachable"), outcome.err
         assert "Element" in outcome.err + outcome.remedy
         desk.nothing_is_left()
 

@@ -15,7 +15,14 @@ from tests.support.world import world
 
 DAY = 86400.0
 DISK = 7 * MIB
-AUTO = {"data__block_size": "auto", "data__audit_blocks": 0, "data__budget": 64 * MIB, "data__read_size": MIB}
+FIRST = 512 * KIB
+AUTO = {
+    "data__block_size": "auto",
+    "data__audit_blocks": 0,
+    "data__compare_within": 0,
+    "data__budget": 64 * MIB,
+    "data__read_size": MIB,
+}
 
 
 class Life:
@@ -71,19 +78,19 @@ async def life(tmp_path):
         yield Life(w)
 
 
-async def test_a_disk_begins_in_the_middle_and_changes_its_size_once(life):
+async def test_a_disk_begins_with_the_usual_size_and_changes_it_once(life):
     sizes, images = [], []
     for _ in range(12):
         images.append(await life.backup(pages=(1, 3, 5)))
         sizes.append(images[-1].block_bytes)
-    assert sizes == [MIB] * 8 + [256 * KIB] * 4
+    assert sizes == [FIRST] * 8 + [256 * KIB] * 4
     switch = images[8]
     assert switch.mode is ReadMode.FULL
-    assert switch.reason.startswith("block size 256 KiB instead of 1.00 MiB: ")
+    assert switch.reason.startswith("block size 256 KiB instead of 512 KiB: ")
     assert [name for name, holds in classes_of_full([switch]).items() if holds] == ["block-size"]
     assert [image.mode for image in images[1:8] + images[9:]] == [ReadMode.INCREMENTAL] * 10
     assert (len(switch.touched.days), len(images[11].touched.days)) == (0, 3)
-    assert images[7].bytes_read == 3 * MIB
+    assert images[7].bytes_read == 3 * FIRST
     assert images[11].bytes_read == 3 * 256 * KIB
     await life.assert_restores()
     # Another pattern: neither size is a fifth better, so it stays.
@@ -98,7 +105,7 @@ async def test_what_is_touched_is_what_was_read(life):
     (day,) = image.touched.days
     node = 1024 * 32
     assert day.bytes_at == (MIB + node, 2 * MIB + node, 4 * MIB + node, 5 * MIB + node, 7 * MIB + node)
-    assert (day.since, image.bytes_read) == (life.w.clock.now(), 4 * MIB)
+    assert (day.since, image.bytes_read) == (life.w.clock.now(), 4 * FIRST)
     assert image.touched.held_bytes == full.touched.held_bytes + 4 * 8 * KIB
     assert 0 < full.touched.held_bytes <= full.bytes_changed
 
@@ -112,7 +119,7 @@ async def test_a_disk_that_was_filled_since_its_full_is_not_taken_for_an_empty_o
     # Were it empty still, one page in five days would have paid for its full.
     assert images[0].touched.held_bytes < MIB
     assert 6 * MIB <= images[-1].touched.held_bytes <= DISK
-    assert {image.block_bytes for image in images} == {MIB}
+    assert {image.block_bytes for image in images} == {FIRST}
 
 
 async def test_each_disk_has_its_own(tmp_path):
@@ -122,7 +129,7 @@ async def test_each_disk_has_its_own(tmp_path):
             life.write(0, 2 * MIB, "scsi.1")
             await life.backup(pages=(1, 3, 5))
         sizes = [(await life.image(life.last, disk)).block_bytes for disk in (0, 1)]
-        assert sizes == [256 * KIB, MIB]
+        assert sizes == [256 * KIB, FIRST]
         await life.assert_restores("scsi.0", "scsi.1")
 
 
@@ -131,14 +138,14 @@ async def test_a_full_for_another_reason_takes_the_better_size_along(life):
         await life.backup(pages=(1, 3, 5))
     image = await life.backup(full=True)
     assert image.block_bytes == 256 * KIB
-    assert image.reason.startswith("asked for, block size 256 KiB instead of 1.00 MiB")
+    assert image.reason.startswith("asked for, block size 256 KiB instead of 512 KiB")
 
 
 async def test_a_run_that_leaves_no_base_changes_nothing(life):
     for _ in range(8):
         await life.backup(pages=(1, 3, 5))
     image = await life.backup(pages=(1, 3, 5), keep_base=False)
-    assert (image.block_bytes, image.mode) == (MIB, ReadMode.INCREMENTAL)
+    assert (image.block_bytes, image.mode) == (FIRST, ReadMode.INCREMENTAL)
     image = await life.backup(pages=(1, 3, 5))
     assert (image.block_bytes, image.mode) == (256 * KIB, ReadMode.FULL)
 

@@ -117,7 +117,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "told", "first"),
-    [("auto", AUTO, MIB), ("256KiB", 256 << 10, 256 << 10), (4 * MIB, 4 * MIB, 4 * MIB)],
+    [("auto", AUTO, MIB // 2), ("256KiB", 256 << 10, 256 << 10), (4 * MIB, 4 * MIB, 4 * MIB)],
 )
 def test_the_size_of_blocks_is_a_size_or_auto(text, told, first):
     data = load(environment={}, flags={"data.block_size": text}).data
@@ -127,7 +127,7 @@ def test_the_size_of_blocks_is_a_size_or_auto(text, told, first):
 def test_every_setting_says_why():
     assert [name for name, why in setting_names() if len(why) < 15] == []
     assert "prism.url" in dict(setting_names())
-    assert Settings().data.block_size == MIB
+    assert Settings().data.block_size == MIB // 2
 
 
 @pytest.mark.parametrize(
