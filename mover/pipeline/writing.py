@@ -26,7 +26,7 @@ from mover.pipeline.workers import Scratch, Workers
 from mover.units import MIB
 
 _WINDOW_BLOCKS = 16 * 1024
-"""Blocks planned together: half a MiB of ids; 8 GiB of disk in blocks of 512 KiB, so each pack is seldom visited twice."""
+"""Blocks planned together: half a MiB of ids; 8 GiB of disk at 512 KiB, so each pack is seldom visited twice."""
 _SEGMENT_BYTES = 8 * MIB
 _FETCHES = 6
 """Segments of a disk that are in flight or in work."""
