@@ -217,7 +217,7 @@ def _check_together(settings: Settings) -> None:
     if size not in (AUTO, *BLOCK_SIZES):
         raise ConfigError(
             f"data.block_size: {size} is not a power of two from 256 KiB to 4 MiB",
-            remedy="Use 256KiB, 512KiB, 1MiB (the default), 2MiB, 4MiB, or auto.",
+            remedy="Use 256KiB, 512KiB (the default), 1MiB, 2MiB, 4MiB, or auto.",
         )
 
 
