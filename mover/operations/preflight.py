@@ -22,13 +22,13 @@ from mover.operations.ports import Repository
 from mover.repository import layout
 from mover.room import STATE_LEAST_BYTES, full
 from mover.storage.protocol import Store, StoreTraits
-from mover.units import MIB, format_size
+from mover.units import GIB, format_size
 
 _CLOCK_NOTE_S, _CLOCK_PROBLEM_S = 5.0, 300.0
 """Beyond the first, logs are hard to compare; beyond the second, expiries of snapshots are wrong."""
 
-_SCRATCH_BYTES = 37 * MIB
-"""Of a disk while it is copied: a line a block, here of 1 TiB that changed all over, in blocks of 1 MiB."""
+_SCRATCH_LINE_BYTES, _SCRATCH_DISK_BYTES = 37, 1024 * GIB
+"""Of a disk while it is copied: a line a block, here of 1 TiB that changed all over."""
 
 State = Literal["ok", "note", "problem"]
 
@@ -103,7 +103,8 @@ async def _state_space(settings: Settings, store: Store) -> list[Line]:
     """Databases in the state folder; index and scratch beside them, or where ``cache_dir`` says."""
     state = settings.state_dir
     cache = settings.repository.cache_dir or state / "cache"
-    cache_bytes = await _index_bytes(store) + settings.limits.disks * _SCRATCH_BYTES
+    scratch_bytes = _SCRATCH_DISK_BYTES // settings.data.first_block_bytes * _SCRATCH_LINE_BYTES
+    cache_bytes = await _index_bytes(store) + settings.limits.disks * scratch_bytes
     if settings.repository.cache_dir is None:
         return [_room("state space", state, cache, STATE_LEAST_BYTES + cache_bytes, "state_dir")]
     return [
