@@ -303,6 +303,23 @@ async def test_forms_that_all_end_in_a_500_leave_the_effect_unknown(proxy, tmp_p
     assert len(proxy.attaches) == 4
 
 
+async def test_a_500_that_did_it_late_without_naming_the_source_frees_no_slot_for_a_second_one(proxy, tmp_path):
+    """SlotOccupied would say that nothing was made: the caller would forget the disk and take another slot."""
+    late = [entry(0, "root-disk"), entry(5, "late")]
+    looks = [answers(200, {"vm_disk_info": late[:1]})] * 14
+
+    def refuse(_match, _call):
+        proxy.entries = late
+        return 422, error(422, "INVALID_REQUEST")
+
+    proxy.tiny.script("GET v2/vms", *looks)
+    proxy.tiny.script("attach", WRONG)
+    proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = refuse
+    with pytest.raises(EffectUnknown, match="is required"):
+        await attach(proxy, tmp_path)
+    assert len(proxy.attaches) == 2
+
+
 async def test_a_429_with_effect_does_not_make_two(proxy, tmp_path):
     proxy.tiny.script("attach", answers(429), effect_first=True)
     assert (await attach(proxy, tmp_path)).vmdisk_uuid == "clone-5"

@@ -63,7 +63,7 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
         try:
             await order.send(container, with_bus=form.with_bus)
         except (NotFound, RequestRefused, TaskFailed) as refused:
-            found = await order.look_after(refused)
+            found = await order.look_after(refused, refusal)
             if found is not None:
                 return found
             refusal = refusal or refused
@@ -133,8 +133,11 @@ class _Order:
                 await self.session.clock.sleep(_LOOK_PAUSE_S)
         raise self._unknown("is reported done, but the disk is not shown")
 
-    async def look_after(self, refused: HypervisorError) -> Attachment | None:
-        """After a definite refusal: None when the slot is empty (proven without effect)."""
+    async def look_after(self, refused: HypervisorError, before: HypervisorError | None) -> Attachment | None:
+        """After a definite refusal: None when the slot is empty (proven without effect).
+
+        before: how the form before it ended. While its effect is unknown, a disk that shows no source may be of it.
+        """
         with self._accepted():
             disk = await self._there()
         if disk is None:
@@ -142,6 +145,8 @@ class _Order:
         if is_from(disk, self.source) and disk.vmdisk_uuid not in self.known:
             log.warning("prism.attach-failed-with-effect", slot=str(self.slot), said=refused.message)
             return as_attachment(self.vm_uuid, disk)
+        if isinstance(before, EffectUnknown) and not contradicts(disk, self.source):
+            raise before
         raise _occupied(self.vm_uuid, self.slot, disk)
 
     async def look_for_lost(self, unknown: EffectUnknown) -> Attachment | None:
