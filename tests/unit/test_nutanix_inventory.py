@@ -8,7 +8,7 @@ from mover.clock import FakeClock
 from mover.errors import Conflict
 from mover.hypervisor.nutanix.ahv import Ahv
 from mover.hypervisor.nutanix.inventory import disagreement
-from tests.support.tinyprism import CLUSTER, GUEST, MIB, PROXY, TinyPrism, error, serving, settings_for
+from tests.support.tinyprism import CLUSTER, GUEST, MIB, PROXY, TinyPrism, answers, error, serving, settings_for
 
 
 def by_v3(uuid, name, device):
@@ -58,8 +58,9 @@ async def prism(tmp_path):
         await ahv.close()
 
 
-async def test_a_vm_that_only_v2_lists_is_read_by_itself_or_noted(prism):
-    views, ahv, _, _ = prism
+@pytest.mark.parametrize("is_forbidden", [False, True])
+async def test_a_vm_that_only_v2_lists_is_read_by_itself_or_noted(prism, is_forbidden):
+    views, ahv, _, tiny = prism
     late, hidden = "1a7e0000-0000-4000-8000-000000000008", "41dde000-0000-4000-8000-000000000009"
     views.v2 = {
         PROXY: by_v2(PROXY, "p"),
@@ -68,6 +69,8 @@ async def test_a_vm_that_only_v2_lists_is_read_by_itself_or_noted(prism):
         hidden: by_v2(hidden, "h"),
     }
     views.unlisted = {late: by_v3(late, "db01", "l")}
+    if is_forbidden:
+        tiny.script(f"GET v3/vms/{hidden}", answers(403, error(403, "ACCESS_DENIED")))
     found = await ahv.inventory()
     assert [vm.name for vm in found.vms] == ["db01", "proxy01", "web01"]
     (note,) = found.notes

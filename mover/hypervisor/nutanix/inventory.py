@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from mover import logs
-from mover.errors import Conflict, NotFound
+from mover.errors import Conflict, NotFound, RightsMissing
 from mover.hypervisor.nutanix import v2, v3
 from mover.hypervisor.nutanix.endpoints import Endpoints
 from mover.hypervisor.nutanix.paging import list_v2_by_offset, list_v2_by_page, list_v3
@@ -90,7 +90,7 @@ async def _read_unlisted(at: Endpoints, vm_uuids: Collection[str]) -> tuple[list
     for vm_uuid in sorted(vm_uuids):
         try:
             found.append(replace(await read_vm(at, vm_uuid, reads=_READS_IN_A_LIST), spec={}))
-        except (NotFound, Conflict) as odd:
+        except (NotFound, Conflict, RightsMissing) as odd:
             log.warning("prism.vm-unlisted", vm_uuid=vm_uuid, said=odd.message)
             hidden.append(vm_uuid)
     return found, f"Prism's v3 does not show these VMs, which its v2 shows: {', '.join(hidden)}" if hidden else ""
