@@ -11,7 +11,7 @@ from mover.api.server import Health, serving
 from mover.app import nodes
 from mover.cli.run import Session
 from mover.clock import Clock, SystemClock
-from mover.errors import HypervisorUnreachable, MoverError, Overloaded, StateFull
+from mover.errors import HypervisorUnreachable, MoverError, Overloaded, StateFolderBusy, StateFull
 from mover.metrics import BUILD_INFO, LOOP_LAG, NODE_INFO, RECONCILE_LAST_SUCCESS
 from mover.operations.clean import reconcile
 from mover.operations.node import Node
@@ -24,7 +24,7 @@ _REMEMBER_S = 60.0
 _RECALL_EVERY = 15
 """So many times more seldom all points are listed anew: other nodes write, users delete."""
 _AGAIN_S = 15.0
-"""So long after a start that failed for a Prism that is away, the next one."""
+"""So long after a start that failed for what passes (a Prism that is away, a full state folder), the next one."""
 _LATE_RUNS = 3
 """After so many missed reconciles in a row the daemon calls itself unhealthy."""
 
@@ -52,13 +52,16 @@ async def serve(session: Session) -> None:
 
     # The port first: one that cannot be had is known before a job goes on.
     async with serving(settings.serve, health) as url:
+        passing: tuple[type[MoverError], ...] = (HypervisorUnreachable, Overloaded, StateFull)
         while True:
             try:
                 await _execute(session, url, pulse, clock)
-            except (HypervisorUnreachable, Overloaded, StateFull) as error:
+            except passing as error:
                 # Metrics and health go on telling why nothing runs; whoever restarts us could do no more.
                 pulse.is_running, pulse.problem = False, error.message
                 _LOG.warning("no jobs run now", code=error.code, error=error.message, remedy=error.remedy)
+            # While we waited, a command may have taken the jobs on: it ends. At the very start it is a mistake.
+            passing = (HypervisorUnreachable, Overloaded, StateFull, StateFolderBusy)
             await clock.sleep(_AGAIN_S)
 
 

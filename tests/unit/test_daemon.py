@@ -10,7 +10,7 @@ import pytest
 
 from mover import daemon
 from mover.config import Settings
-from mover.errors import ConfigError, HypervisorUnreachable, Overloaded, StateFull
+from mover.errors import ConfigError, HypervisorUnreachable, Overloaded, StateFolderBusy, StateFull
 from tests.support.repositories import until
 
 
@@ -57,10 +57,21 @@ async def test_what_passes_by_itself_is_waited_out_and_told(scene, monkeypatch, 
         await serving
 
 
-async def test_what_stays_wrong_ends_the_daemon(scene):
-    scene.fates = [ConfigError("prism.url is not set", remedy="Set it.")]
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize("kind", [ConfigError, StateFolderBusy])
+async def test_what_stays_wrong_ends_the_daemon(scene, kind):
+    scene.fates = [kind("prism.url is not set", remedy="Set it.")]
+    with pytest.raises(kind):
         await daemon.serve(SimpleNamespace(settings=Settings()))
+
+
+async def test_a_command_that_ran_the_jobs_meanwhile_is_waited_for(scene):
+    scene.fates = [StateFull("no room", remedy="Make room."), StateFolderBusy("Process 7 runs jobs", remedy="Wait.")]
+    serving = asyncio.create_task(daemon.serve(SimpleNamespace(settings=Settings())))
+    await until(lambda: scene.health is not None and scene.health().ok)
+    assert not scene.fates
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
 
 
 class WaitingClock:
