@@ -138,7 +138,8 @@ class Engine:
                 for task in watching:
                     task.cancel()
         except BaseExceptionGroup as errors:
-            raise first_of(errors) from None
+            first = first_of(errors)
+            raise engine._state_trouble(first) or first from None
         finally:
             await engine._stop(threads)
             threads.shutdown(wait=False)
@@ -247,15 +248,20 @@ class Engine:
 
     async def _stop_for(self, error: Exception) -> None:
         """Does not come back where the state folder failed: like a stop, that is no outcome of a job."""
+        trouble = self._state_trouble(error)
+        if trouble is not None:
+            self._lose(trouble)
+            await asyncio.Event().wait()
+
+    def _state_trouble(self, error: BaseException) -> StateFull | StateDamaged | None:
+        """In words, what a database's driver says; None where it is none of its errors."""
         cause = driver_error(error)
         if cause is None:
-            return
-        damaged = StateDamaged(
+            return None
+        return full(self._state_dir) or StateDamaged(
             f"The state folder {self._state_dir} cannot be used any more: {cause}",
             remedy="Look at its file system and the kernel's log; what ran goes on at the next start.",
         )
-        self._lose(full(self._state_dir) or damaged)
-        await asyncio.Event().wait()
 
     def _lose(self, trouble: StateFull | StateDamaged) -> None:
         if not self._trouble.done():

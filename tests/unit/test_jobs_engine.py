@@ -294,6 +294,20 @@ async def test_a_database_that_fails_within_a_step_stops_the_executor(tmp_path, 
     assert "disk I/O error" in error.message
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_database_that_fails_beside_the_jobs_is_told_in_words(tmp_path, monkeypatch, is_full):
+    """The daemon's own tasks read and write there, too: before the watch of the room looks again."""
+
+    async def daemon():
+        async with running(tmp_path), asyncio.TaskGroup() as group:
+            short = StateFull("no room", remedy="Make room.") if is_full else None
+            monkeypatch.setattr(engine, "full", lambda folder: short)
+            group.create_task(_raise(Wrapped(sqlite3.OperationalError("database or disk is full"))))
+
+    with pytest.raises(StateFull if is_full else StateDamaged):
+        await daemon()
+
+
 async def test_a_wrong_statement_is_a_fault_of_the_program(tmp_path, book):
     async def step():
         raise sqlite3.IntegrityError("UNIQUE constraint failed")
