@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -118,10 +118,21 @@ async def _index_bytes(store: Store) -> int:
     return 2 * sum([info.size_bytes async for info in store.list(layout.INDEX)])
 
 
+def _used_bytes(cache: Path) -> int:
+    """Of the local index; a daemon that is at work may remove files meanwhile."""
+    used = 0
+    for file in cache.rglob("*.segment"):
+        with suppress(FileNotFoundError):
+            used += file.stat().st_size
+    return used
+
+
 def _room(subject: str, folder: Path, cache: Path | None, need: int, setting: str) -> Line:
-    place = next(one for one in (folder, *folder.parents) if one.is_dir())
-    free = shutil.disk_usage(place).free
-    used = sum(file.stat().st_size for file in cache.rglob("*.segment")) if cache else 0
+    try:
+        place = next(one for one in (folder, *folder.parents) if one.is_dir())
+        free, used = shutil.disk_usage(place).free, _used_bytes(cache) if cache else 0
+    except OSError as error:
+        return Line(subject, "note", f"{folder} cannot be looked at: {error.strerror}", f"Give this user {folder}.")
     wanted = max(STATE_LEAST_BYTES, need - used)
     if free >= wanted:
         return Line(subject, "ok", f"{format_size(free)} free, {format_size(wanted)} may be needed")

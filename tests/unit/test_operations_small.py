@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from mover.hypervisor.protocol import About
 from mover.model.machine import Disk, DiskKind, Slot, Vm
 from mover.operations.hooks import run_hook
 from mover.operations.names import install_id, job_of, name_of, prefix_of
-from mover.operations.preflight import PreflightPorts, preflight
+from mover.operations.preflight import PreflightPorts, _room, preflight
 from mover.operations.request import BackupRequest, RestoreDiskRequest, RestoreRequest
 from mover.operations.select import check_has_disk, exclusions, select_vms
 from mover.operations.values import dump, load
@@ -300,6 +301,22 @@ async def test_room_in_the_state_folder_is_looked_at(tmp_path, monkeypatch, free
         assert (lines["state folder"].state, lines["state space"].state) == (folder, space)
         assert bool(lines["state folder"].remedy) == (folder != "ok")
         assert "608 MiB may be needed" in lines["state space"].what
+
+
+async def test_files_of_the_index_that_go_meanwhile_and_a_folder_that_is_closed_end_no_check(tmp_path, monkeypatch):
+    async with world(tmp_path) as w:
+        cache = w.node.settings.state_dir / "cache"
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / "merged-away.segment").symlink_to("gone")
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=GIB))
+        assert (await lines_of(ports(w)))["state space"].state == "ok"
+
+        def closed(place):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(shutil, "disk_usage", closed)
+        line = _room("cache space", cache, None, 1, "repository.cache_dir")
+    assert (line.state, "Permission denied" in line.what) == ("note", True)
 
 
 async def test_a_large_repository_wants_room_for_its_index_where_the_cache_is(tmp_path, monkeypatch):
