@@ -305,16 +305,9 @@ async def test_forms_that_all_end_in_a_500_leave_the_effect_unknown(proxy, tmp_p
 
 async def test_a_500_that_did_it_late_without_naming_the_source_frees_no_slot_for_a_second_one(proxy, tmp_path):
     """SlotOccupied would say that nothing was made: the caller would forget the disk and take another slot."""
-    late = [entry(0, "root-disk"), entry(5, "late")]
-    looks = [answers(200, {"vm_disk_info": late[:1]})] * 14
-
-    def refuse(_match, _call):
-        proxy.entries = late
-        return 422, error(422, "INVALID_REQUEST")
-
-    proxy.tiny.script("GET v2/vms", *looks)
-    proxy.tiny.script("attach", WRONG)
-    proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = refuse
+    proxy.tiny.script("GET v2/vms", *[answers(200, {"vm_disk_info": [entry(0, "root-disk")]})] * 14)
+    proxy.entries.append(entry(5, "late"))
+    proxy.tiny.script("attach", WRONG, answers(422))
     with pytest.raises(EffectUnknown, match="is required"):
         await attach(proxy, tmp_path)
     assert len(proxy.attaches) == 2
