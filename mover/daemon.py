@@ -11,7 +11,14 @@ from mover.api.server import Health, serving
 from mover.app import nodes
 from mover.cli.run import Session
 from mover.clock import Clock, SystemClock
-from mover.errors import HypervisorUnreachable, MoverError, Overloaded, StateFolderBusy, StateFull
+from mover.errors import (
+    HypervisorUnreachable,
+    MoverError,
+    Overloaded,
+    StateFolderBusy,
+    StateFull,
+    StoreUnreachable,
+)
 from mover.metrics import BUILD_INFO, LOOP_LAG, NODE_INFO, RECONCILE_LAST_SUCCESS
 from mover.operations.clean import reconcile
 from mover.operations.node import Node
@@ -24,7 +31,9 @@ _REMEMBER_S = 60.0
 _RECALL_EVERY = 15
 """So many times more seldom all points are listed anew: other nodes write, users delete."""
 _AGAIN_S = 15.0
-"""So long after a start that failed for what passes (a Prism that is away, a full state folder), the next one."""
+"""So long after a start that failed for what passes, the next one."""
+_PASSING = (HypervisorUnreachable, StoreUnreachable, Overloaded, StateFull)
+"""A Prism or store that is away or busy, a full state folder."""
 _LATE_RUNS = 3
 """After so many missed reconciles in a row the daemon calls itself unhealthy."""
 
@@ -52,21 +61,22 @@ async def serve(session: Session) -> None:
 
     # The port first: one that cannot be had is known before a job goes on.
     async with serving(settings.serve, health) as url:
-        passing: tuple[type[MoverError], ...] = (HypervisorUnreachable, Overloaded, StateFull)
+        passing: tuple[type[MoverError], ...] = _PASSING
         while True:
             try:
                 await _execute(session, url, pulse, clock)
             except passing as error:
                 # Metrics and health go on telling why nothing runs; whoever restarts us could do no more.
+                if pulse.is_running or error.message != pulse.problem:
+                    _LOG.warning("no jobs run now", code=error.code, error=error.message, remedy=error.remedy)
                 pulse.is_running, pulse.problem = False, error.message
-                _LOG.warning("no jobs run now", code=error.code, error=error.message, remedy=error.remedy)
             # While we waited, a command may have taken the jobs on: it ends. At the very start it is a mistake.
-            passing = (HypervisorUnreachable, Overloaded, StateFull, StateFolderBusy)
+            passing = (*_PASSING, StateFolderBusy)
             await clock.sleep(_AGAIN_S)
 
 
 async def _execute(session: Session, url: str, pulse: _Pulse, clock: Clock) -> None:
-    """Be the executor until cancelled. Raises what a Prism that is away, or a full state folder, raises."""
+    """Be the executor until cancelled. Raises what ``serve`` waits out, and more."""
     settings = session.settings
     async with nodes.executor(settings, clock=clock) as executor:
         node = executor.node

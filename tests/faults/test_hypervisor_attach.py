@@ -303,11 +303,12 @@ async def test_forms_that_all_end_in_a_500_leave_the_effect_unknown(proxy, tmp_p
     assert len(proxy.attaches) == 4
 
 
-async def test_a_500_that_did_it_late_without_naming_the_source_frees_no_slot_for_a_second_one(proxy, tmp_path):
-    """SlotOccupied would say that nothing was made: the caller would forget the disk and take another slot."""
+@pytest.mark.parametrize("then", [422, 403])
+async def test_a_500_that_did_it_late_without_naming_the_source_frees_no_slot_for_a_second_one(proxy, tmp_path, then):
+    """SlotOccupied or RightsMissing would say that nothing was made: the caller would take another slot."""
     proxy.tiny.script("GET v2/vms", *[answers(200, {"vm_disk_info": [entry(0, "root-disk")]})] * 14)
     proxy.entries.append(entry(5, "late"))
-    proxy.tiny.script("attach", WRONG, answers(422))
+    proxy.tiny.script("attach", WRONG, answers(then))
     with pytest.raises(EffectUnknown, match="is required"):
         await attach(proxy, tmp_path)
     assert len(proxy.attaches) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from mover import daemon
 from mover.config import Settings
-from mover.errors import ConfigError, HypervisorUnreachable, Overloaded, StateFolderBusy, StateFull
+from mover.errors import ConfigError, HypervisorUnreachable, Overloaded, StateFolderBusy, StateFull, StoreUnreachable
 from tests.support.repositories import until
 
 
@@ -39,7 +39,7 @@ def scene(monkeypatch):
     return Scene
 
 
-@pytest.mark.parametrize("kind", [HypervisorUnreachable, Overloaded, StateFull])
+@pytest.mark.parametrize("kind", [HypervisorUnreachable, StoreUnreachable, Overloaded, StateFull])
 async def test_what_passes_by_itself_is_waited_out_and_told(scene, monkeypatch, kind):
     scene.fates = [kind("Prism is away", remedy="Wait.")]
     may_try = asyncio.Event()

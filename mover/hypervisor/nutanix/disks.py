@@ -57,10 +57,10 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
     order = _Order(session, vm_uuid, slot, source, frozenset(disk.vmdisk_uuid or "" for disk in before))
     refusal: HypervisorError | None = None
     for form in shapes.candidates(source):
-        container = await _container_of(session, source) if form.with_container else None
-        if form.with_container and container is None:
-            continue
         try:
+            container = await _container_of(session, source) if form.with_container else None
+            if form.with_container and container is None:
+                continue
             await order.send(container, with_bus=form.with_bus)
         except (NotFound, RequestRefused, TaskFailed) as refused:
             found = await order.look_after(refused, refusal)
@@ -74,6 +74,11 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
                 return found
             refusal = unknown
             log.info("prism.attach-refused", slot=str(slot), form=repr(form), said=unknown.message)
+        except HypervisorError:
+            # While the effect of a form before is unknown, nobody may believe that nothing was made.
+            if isinstance(refusal, EffectUnknown):
+                raise refusal from None
+            raise
         else:
             shapes.learn(source, form)
             return await order.look_for_made()

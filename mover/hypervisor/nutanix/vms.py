@@ -66,8 +66,9 @@ async def create_vm(at: Endpoints, request: VmRequest, *, key: str) -> str:
     networks = {network.uuid: network.name for network in await read_networks(at.element)}
     macs = await _macs_in_use(at.element)
     refusal: HypervisorError | None = None
+    element_makes_none = False
     for way in ways:
-        if way.by_v2 and not (refusal and is_unsupported(refusal)):
+        if way.by_v2 and not element_makes_none:
             continue
         try:
             if way.by_v2:
@@ -77,6 +78,7 @@ async def create_vm(at: Endpoints, request: VmRequest, *, key: str) -> str:
                 await _create(way.session, _body_of(way, request, at.cluster.uuid, networks, macs), at.element)
         except (RequestRefused, NotFound, RightsMissing) as refused:
             log.info("prism.create-refused", host=str(way.session.address), said=refused.message)
+            element_makes_none |= way.session is at.element and is_unsupported(refused)
             refusal = refused if refusal is None or is_unsupported(refusal) else refusal
             continue
         return await _until_complete(at.element, way.vm_uuid)
