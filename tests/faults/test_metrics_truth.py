@@ -14,18 +14,7 @@ from mover.errors import DeviceFault, HypervisorUnreachable, JobCancelled
 from tests.support.fakedevices import FailingDevice, MemoryDevice
 from tests.support.hypervisorfaults import How
 from tests.support.repositories import names
-from tests.support.watched import TWO_DISKS, of_vm, stands, stays, value, watched
-
-
-@pytest.fixture
-async def seen(tmp_path):
-    async with watched(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def web(seen):
-    return await seen.backed_up("web")
+from tests.support.watched import TWO_DISKS, of_vm, stands, stays, value
 
 
 async def test_a_success_is_a_committed_point_and_nothing_else(seen):

@@ -12,19 +12,8 @@ from mover.model.region import Regions
 from mover.operations.clean import reconcile
 from mover.operations.presence import look_for_vms
 from tests.support.hypervisorfaults import How
-from tests.support.watched import Watched, of_vm, stands, stays, value, watched
+from tests.support.watched import Watched, of_vm, stands, stays, value
 from tests.support.world import BLOCK, world
-
-
-@pytest.fixture
-async def seen(tmp_path):
-    async with watched(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def web(seen):
-    return await seen.backed_up("web")
 
 
 async def test_a_list_of_changes_that_lies_is_counted_and_the_point_is_good(tmp_path):

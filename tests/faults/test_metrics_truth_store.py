@@ -12,20 +12,9 @@ from mover.storage.retry import RetryingStore
 from tests.support.faultystore import FaultyStore
 from tests.support.faultystore import How as StoreHow
 from tests.support.repositories import flip, names
-from tests.support.watched import TWO_DISKS, of_vm, stands, stays, value, watched
+from tests.support.watched import TWO_DISKS, of_vm, stands, stays, value
 
 FULL_STORE = StoreFull("no space left", remedy="make room")
-
-
-@pytest.fixture
-async def seen(tmp_path):
-    async with watched(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def web(seen):
-    return await seen.backed_up("web")
 
 
 def rewrite(seen, vm):
