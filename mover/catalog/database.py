@@ -15,10 +15,11 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mover.errors import ConfigError, StateDamaged, StateFull
-from mover.room import full
+from mover.room import driver_error, unusable
 
 SCHEMA_VERSION = 1
 METADATA = sql.MetaData()
@@ -32,6 +33,11 @@ _PRAGMAS = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA busy_timeout=30000",
 )
+_LOST = (
+    "mover orphans. Lost is the ledger of what we made on clusters: orphans then lists by name, for you to decide, "
+    "the snapshots of ours that no restore point needs as a base, and the clones of them on the Proxy VM. Restore "
+    "points do not depend on it."
+)
 
 
 async def open_database(path: Path) -> AsyncEngine:
@@ -42,11 +48,12 @@ async def open_database(path: Path) -> AsyncEngine:
         await asyncio.get_running_loop().run_in_executor(thread, _check, path)
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=_CONNECTIONS, max_overflow=0)
     event.listen(engine.sync_engine, "connect", _prepare)
-    async with engine.begin() as connection:
-        found = (await connection.execute(sql.text("PRAGMA user_version"))).scalar_one()
-        if found <= SCHEMA_VERSION:
-            await connection.run_sync(METADATA.create_all)
-            await connection.execute(sql.text(f"PRAGMA user_version={SCHEMA_VERSION}"))
+    try:
+        found = await _make_tables(engine)
+    except DBAPIError as error:
+        await engine.dispose()
+        cause = driver_error(error)
+        raise (_unusable(path, cause) if cause else error) from error
     if found > SCHEMA_VERSION:
         await engine.dispose()
         raise ConfigError(
@@ -54,6 +61,16 @@ async def open_database(path: Path) -> AsyncEngine:
             remedy="Run the newer version, or move the file away: restore points do not depend on it.",
         )
     return engine
+
+
+async def _make_tables(engine: AsyncEngine) -> int:
+    """In a file of this version or an older one. Gives the version that the file had."""
+    async with engine.begin() as connection:
+        found: int = (await connection.execute(sql.text("PRAGMA user_version"))).scalar_one()
+        if found <= SCHEMA_VERSION:
+            await connection.run_sync(METADATA.create_all)
+            await connection.execute(sql.text(f"PRAGMA user_version={SCHEMA_VERSION}"))
+    return found
 
 
 def _check(path: Path) -> None:
@@ -68,24 +85,7 @@ def _check(path: Path) -> None:
 
 
 def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged | StateFull:
-    """In words: what is lost with the file, and how to go on."""
-    if short := full(path.parent):
-        return short
-    if isinstance(error, sqlite3.OperationalError):
-        return StateDamaged(
-            f"The catalog {path} cannot be used: {error}",
-            remedy="Look at the rights of its folder and the free space there; then run the command again.",
-            file=str(path),
-        )
-    return StateDamaged(
-        f"The catalog {path} is damaged: {' '.join(str(error).split())}",
-        remedy=(
-            f"Move it away (mv {path} {path}.damaged) and run mover orphans. Lost is the ledger of what we made on "
-            "clusters: orphans then lists by name, for you to decide, the snapshots of ours that no restore point "
-            "needs as a base, and the clones of them on the Proxy VM. Restore points do not depend on it."
-        ),
-        file=str(path),
-    )
+    return unusable(path, "The catalog", _LOST, error)
 
 
 def _prepare(connection: Any, _record: Any) -> None:

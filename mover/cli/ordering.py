@@ -100,7 +100,7 @@ def interrupted(operations: Sequence[str]) -> JobInterrupted:
 
 async def _submit(session: Session, book: JobBook, orders: Sequence[Order]) -> list[str]:
     """Order, each with the repository that it is for: another process may do it, or a later one continue it."""
-    place = {REPOSITORY: place_of(session.settings.repository.url)}
+    place = {REPOSITORY: place_of(session.settings.repository)}
     return [await book.submit(operation, {**request, **place}) for operation, request in orders]
 
 

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from mover import logs
 from mover.cli.console import INTERNAL_EXIT, INTERRUPTED_EXIT, STOPPED_EXIT, Console, LiveStderr, first_error
 from mover.config import Settings
-from mover.errors import JobInterrupted, MoverError, UsageError, WrongKey
+from mover.errors import JobInterrupted, MoverError, SpaceShort, UsageError, WrongKey
 from mover.settings import load
 
 DEFAULT_FILES = (Path("mover.yaml"), Path("/etc/mover/mover.yaml"))
@@ -150,6 +150,8 @@ def _is_not_told_anyway(record: logging.LogRecord) -> bool:
 
 
 def _reported(console: Console, error: BaseException) -> int:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = _without_room(error)
     if isinstance(error, MoverError):
         console.fail(error)
         return INTERRUPTED_EXIT if isinstance(error, JobInterrupted) else error.exit_code
@@ -158,6 +160,14 @@ def _reported(console: Console, error: BaseException) -> int:
         f"This is a defect of mover, not of yours: {error!r}. Please report the lines above.", markup=False
     )
     return INTERNAL_EXIT
+
+
+def _without_room(error: OSError) -> SpaceShort:
+    """Whatever was being written: a full disk is no defect of ours."""
+    return SpaceShort(
+        f"There is no room for {error.filename or 'what was to be written'}: {error.strerror}",
+        remedy="Look at free space, quota and inodes of its file system; make room, then run the command again.",
+    )
 
 
 def _assigned(assignments: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dbos import DBOS, DBOSClient
 from mover.clock import Clock
 from mover.errors import AmbiguousName, JobError, MoverError, StateDamaged, StateFull, UsageError, all_errors
 from mover.jobs.steps import Values
-from mover.room import full
+from mover.room import driver_error, unusable
 
 APPLICATION = "mover"
 # Recovery takes only jobs of the same version, so it names the format of jobs, not of the software.
@@ -31,6 +31,10 @@ QUEUE = "jobs"
 DATABASE_NAME = "jobs.sqlite"
 CANCEL_FOLDER = "cancel"
 _POLL_S = 0.1
+_LOST = (
+    "mover orphans --apply. Lost is the history of jobs, and the jobs that waited or were to be continued: what those "
+    "left on a cluster stands in the ledger and is removed. Restore points do not depend on it."
+)
 Result = TypeVar("Result")
 
 
@@ -144,7 +148,6 @@ class JobBook:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
         except Exception as error:
-            # The library passes on what the file's driver says, inside an exception of its own.
             cause = driver_error(error)
             if cause is not None:
                 raise _unusable(self._path, cause) from error
@@ -203,32 +206,8 @@ def prepare_database(state_dir: Path, *, is_executor: bool = False) -> Path:
     return path
 
 
-def driver_error(error: BaseException) -> sqlite3.DatabaseError | None:
-    """What a database's driver said of its file, if that is what this is."""
-    cause: Any = getattr(error, "orig", None) or error
-    # Neither a broken constraint nor a wrong statement: those are ours.
-    return cause if type(cause) in (sqlite3.OperationalError, sqlite3.DatabaseError) else None
-
-
 def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged | StateFull:
-    """In words: what is lost with the file, and how to go on."""
-    if short := full(path.parent):
-        return short
-    if isinstance(error, sqlite3.OperationalError):
-        return StateDamaged(
-            f"The book of jobs {path} cannot be used: {error}",
-            remedy="Look at the rights of its folder and the free space there; then run the command again.",
-            file=str(path),
-        )
-    return StateDamaged(
-        f"The book of jobs {path} is damaged: {' '.join(str(error).split())}",
-        remedy=(
-            f"Move it away (mv {path} {path}.damaged), with -wal and -shm beside it, and run mover orphans --apply. "
-            "Lost is the history of jobs, and the jobs that waited or were to be continued: what those left on a "
-            "cluster stands in the ledger and is removed. Restore points do not depend on it."
-        ),
-        file=str(path),
-    )
+    return unusable(path, "The book of jobs", _LOST, error)
 
 
 def outcome_of_error(error: MoverError) -> Values:

@@ -25,13 +25,12 @@ from mover.jobs.book import (
     FORMAT_VERSION,
     QUEUE,
     WORKFLOW,
-    driver_error,
     outcome_of_error,
     prepare_database,
 )
 from mover.jobs.steps import Call, Cancellation, Operation, Values, first_of, side_by_side
 from mover.metrics import JOBS, JOBS_RUNNING
-from mover.room import full
+from mover.room import driver_error, trouble_of
 
 Result = TypeVar("Result")
 EXECUTOR = "executor"
@@ -127,8 +126,8 @@ class Engine:
                 # From nothing: the first of a kind must be seen as an increase.
                 JOBS.labels(operation, outcome)
         threads = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        await engine._launch(side_by_side)
         try:
+            await engine._launch(side_by_side)
             async with asyncio.TaskGroup() as group:
                 watching = [
                     group.create_task(watch)
@@ -151,7 +150,7 @@ class Engine:
     @property
     def is_without_state(self) -> bool:
         """What the jobs did can be noted no more: the block is being left."""
-        return self._trouble.done()
+        return self._trouble.done() and not self._trouble.cancelled()
 
     async def _launch(self, side_by_side: int) -> None:
         path = prepare_database(self._state_dir, is_executor=True)
@@ -168,9 +167,12 @@ class Engine:
         DBOS(config=config)
         DBOS.workflow(name=WORKFLOW)(self._workflow())
         DBOS.listen_queues([QUEUE])
-        # On this loop: what the operations hold (sessions, connections) lives here.
-        DBOS.launch()
-        await DBOS.register_queue_async(QUEUE, worker_concurrency=side_by_side, polling_interval_sec=_QUEUE_POLL_S)
+        try:
+            # On this loop: what the operations hold (sessions, connections) lives here.
+            DBOS.launch()
+            await DBOS.register_queue_async(QUEUE, worker_concurrency=side_by_side, polling_interval_sec=_QUEUE_POLL_S)
+        except Exception as error:
+            raise self._state_trouble(error) or error from None
 
     def _workflow(self) -> Callable[[str, Values], Awaitable[Values]]:
         async def job(operation: str, request: Values) -> Values:
@@ -239,9 +241,9 @@ class Engine:
 
     async def _watch_room(self) -> None:
         """Before a database finds out: then something is half done."""
-        while not (short := full(self._state_dir)):
+        while not (trouble := trouble_of(self._state_dir)):
             await self._clock.sleep(_ROOM_POLL_S)
-        self._lose(short)
+        self._lose(trouble)
 
     async def _fail_without_state(self) -> None:
         await self._trouble
@@ -258,7 +260,7 @@ class Engine:
         cause = driver_error(error)
         if cause is None:
             return None
-        return full(self._state_dir) or StateDamaged(
+        return trouble_of(self._state_dir) or StateDamaged(
             f"The state folder {self._state_dir} cannot be used any more: {cause}",
             remedy="Look at its file system and the kernel's log; what ran goes on at the next start.",
         )

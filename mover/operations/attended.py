@@ -24,11 +24,11 @@ async def attended(node: Node, name: str, operation: Operation, values: Mapping[
 
 async def _check_repository(node: Node, wanted: str | None, job: str) -> None:
     """A job that was handed over, or is continued, may be met by a mover with another repository."""
-    ours = place_of(node.settings.repository.url)
+    ours = place_of(node.settings.repository)
     if wanted is not None and wanted != ours:
         raise UsageError(
             f"The job was ordered for the repository {wanted}, but the mover that met it works with {ours}",
-            remedy=f"Order it again with --repository {wanted} when no other mover runs jobs here.",
+            remedy="Order it again for that repository (--repository) when no other mover runs jobs here.",
             owed=[action.reason for action in await settle(node, job)],
         )
 

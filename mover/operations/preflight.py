@@ -20,7 +20,7 @@ from mover.model.machine import Vm
 from mover.operations.attach import free_slots
 from mover.operations.ports import Repository
 from mover.repository import layout
-from mover.room import STATE_LEAST_BYTES, full
+from mover.room import STATE_LEAST_BYTES, trouble_of
 from mover.storage.protocol import Store, StoreTraits
 from mover.units import GIB, format_size
 
@@ -88,14 +88,11 @@ def _state_folder(settings: Settings) -> Line:
     folder = settings.state_dir
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        trial = folder / ".check"
-        trial.touch()
-        trial.unlink()
     except OSError as error:
         remedy = "Set state_dir (or MOVER_STATE_DIR) to a folder that this user may write."
         return Line("state folder", "problem", f"{folder} cannot be written: {error.strerror}", remedy)
-    if short := full(folder):
-        return _problem("state folder", short)
+    if trouble := trouble_of(folder):
+        return _problem("state folder", trouble)
     return Line("state folder", "ok", str(folder))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mover.clock import Clock
-from mover.config import BackupSettings, HookSettings
+from mover.config import BackupSettings, HookSettings, RepositorySettings
 from mover.jobs.steps import Values
 from mover.model.machine import Consistency, Vm
 from mover.operations.values import dump, load
+from mover.storage.address import FolderAddress, parse_address
 
 BACKUP = "backup"
 RESTORE = "restore"
@@ -23,9 +23,14 @@ REPOSITORY = "repository"
 """Key of an order: the address of the repository that it was meant for."""
 
 
-def place_of(url: str) -> str:
-    """An address in the form in which two are compared."""
-    return url.rstrip("/") if "://" in url else str(Path(url).absolute())
+def place_of(repository: RepositorySettings) -> str:
+    """Where the repository is, in the form in which two are compared. Raises UsageError."""
+    address = parse_address(repository.url)
+    if isinstance(address, FolderAddress):
+        return str(address.path.absolute())
+    bucket = f"s3://{address.bucket}/{address.prefix}".rstrip("/")
+    endpoint = repository.store.get("endpoint", "").rstrip("/")
+    return f"{bucket} at {endpoint}" if endpoint else bucket
 
 
 @dataclass(frozen=True, slots=True)

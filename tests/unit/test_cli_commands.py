@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 
@@ -214,6 +215,13 @@ def test_a_defect_is_called_one(capsys):
     code, shown = fails(capsys, RuntimeError("odd"))
     assert code == 70
     assert "defect of mover" in shown.err
+
+
+def test_a_full_disk_is_none(capsys):
+    code, shown = fails(capsys, OSError(errno.ENOSPC, "No space left on device", "/lab/state.json"))
+    assert code == 7
+    assert "no room for /lab/state.json: No space left" in shown.err
+    assert "[job.space]" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,11 @@ async def test_a_stopped_executor_leaves_its_job_to_the_next(tmp_path, book):
         return {"values": [await steps.step("once", once), await steps.step("second", second)]}
 
     second = hold
-    async with running(tmp_path, job=job):
+    async with running(tmp_path, job=job) as executor:
         job_id = await book.submit("job", {})
         await entered.wait()
     assert await book.active() == {job_id}
+    assert not executor.is_without_state
     second = go_on
     async with running(tmp_path, job=job):
         assert (await book.wait(job_id)).result == {"values": [1, 2]}
@@ -269,7 +270,7 @@ async def test_a_full_state_folder_stops_the_executor_and_no_job_fails(tmp_path,
             await asyncio.Event().wait()
         return 1
 
-    monkeypatch.setattr(engine, "full", lambda folder: trouble[-1] if trouble else None)
+    monkeypatch.setattr(engine, "trouble_of", lambda folder: trouble[-1] if trouble else None)
     monkeypatch.setattr(engine, "_ROOM_POLL_S", 0.01)
     error = await stopped_and_continued(tmp_path, book, step, lambda: trouble.append(None))
     assert isinstance(error, StateFull)
@@ -301,7 +302,7 @@ async def test_a_database_that_fails_beside_the_jobs_is_told_in_words(tmp_path, 
     async def daemon():
         async with running(tmp_path), asyncio.TaskGroup() as group:
             short = StateFull("no room", remedy="Make room.") if is_full else None
-            monkeypatch.setattr(engine, "full", lambda folder: short)
+            monkeypatch.setattr(engine, "trouble_of", lambda folder: short)
             group.create_task(_raise(Wrapped(sqlite3.OperationalError("database or disk is full"))))
 
     with pytest.raises(StateFull if is_full else StateDamaged):

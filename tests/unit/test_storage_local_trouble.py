@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,7 @@ from mover.errors import StorageError, StoreDenied, StoreFull, StoreUnreachable
 from mover.storage.local import LocalStore
 from mover.storage.problems import store_error
 from mover.units import KIB, MIB
-from tests.support.folders import files
-
-needs_mounts = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root"),
-]
+from tests.support.folders import files, needs_mounts, run, small
 
 
 @pytest.fixture
@@ -90,21 +84,11 @@ def test_each_errno_has_its_error_and_remedy(number: int, kind: type[StorageErro
     assert error.facts["errno"] == errno.errorcode[number]
 
 
-def run(*command: str | Path) -> None:
-    subprocess.run([str(word) for word in command], check=True)
-
-
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder)
-    try:
+    with small(tmp_path / "tiny", "size=1m") as folder:
         yield folder
-    finally:
-        if folder.is_mount():
-            run("umount", "-l", folder)
 
 
 class TestTiny:
