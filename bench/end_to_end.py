@@ -79,6 +79,15 @@ def full_limit(device: Path, size: int, data: DataSettings, round_: int) -> Iter
     yield from _limit("full", {"fio read": limit.read_alone([device], size_bytes=size), "compute": computed}, round_)
 
 
+def full_at_once(device: Path, size: int, stored_bytes: int, folder: Path, round_: int) -> Iterator[Run]:
+    """The disk read while so many bytes are written beside it, as a full does where both lie on one: no limit, since
+    a repository usually lies elsewhere, but part of what ours is beyond it here.
+    """
+    with empty_target(folder, size) as target:
+        both = limit.read_and_write([device], target, read_bytes=size, written_bytes=stored_bytes)
+    yield Run("limit", "fio read of disk, write of packs", round_, both.wall_s, both.cpu_s, 0)
+
+
 def restore_limit(
     repository: Path, device: Path, size: int, data: DataSettings, folder: Path, round_: int
 ) -> Iterator[Run]:
@@ -92,7 +101,7 @@ def restore_limit(
         written = limit.write_alone(target, size_bytes=written_bytes)
     read = limit.read_alone(packs)
     with empty_target(folder, size) as target:
-        both = limit.read_and_write(packs, target, size_bytes=written_bytes)
+        both = limit.read_and_write(packs, target, written_bytes=written_bytes)
     yield Run("limit", "fio read of packs", round_, read.wall_s, read.cpu_s, 0)
     yield Run("limit", "fio write", round_, written.wall_s, written.cpu_s, 0)
     yield from _limit("restore", {"open blocks": computed, "fio read and write": both}, round_)
@@ -159,8 +168,12 @@ def measured(plan: Plan, place: Path, disk: SampleDisk, here: Sequence[peers.Pee
             if plan.wants("limit"):
                 yield from full_limit(first, size, data, round_)
             if plan.wants("mover"):
-                yield from our_round(ours, disk, first, second, place, round_)
+                stored_bytes = 0
+                for run in our_round(ours, disk, first, second, place, round_):
+                    stored_bytes = stored_bytes or run.stored_bytes
+                    yield run
             if plan.wants("limit") and plan.wants("mover"):
+                yield from full_at_once(first, size, stored_bytes, place, round_)
                 yield from restore_limit(place / "mover", second, size, data, place, round_)
             for peer in here:
                 if plan.wants(peer.name):

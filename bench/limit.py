@@ -43,8 +43,7 @@ class Part:
 
 def read_alone(files: Sequence[Path], *, size_bytes: int = 0) -> Part:
     """The files one after the other, or so many bytes of one device."""
-    size = [f"--size={size_bytes}"] if size_bytes else []
-    return _fio([*_reading(files), "--readonly", *size])
+    return _fio([*_reading(files, size_bytes), "--readonly"])
 
 
 def write_alone(device: Path, *, size_bytes: int) -> Part:
@@ -52,13 +51,14 @@ def write_alone(device: Path, *, size_bytes: int) -> Part:
     return _fio(_writing(device, size_bytes))
 
 
-def read_and_write(files: Sequence[Path], device: Path, *, size_bytes: int) -> Part:
-    """Both at once, until the later one is through."""
-    return _fio(_reading(files), _writing(device, size_bytes))
+def read_and_write(files: Sequence[Path], device: Path, *, written_bytes: int, read_bytes: int = 0) -> Part:
+    """Both at once, until the later one is through. read_bytes: of one device, else whole files are read."""
+    return _fio(_reading(files, read_bytes), _writing(device, written_bytes))
 
 
-def _reading(files: Sequence[Path]) -> list[str]:
-    return ["--rw=read", f"--filename={':'.join(map(str, files))}"]
+def _reading(files: Sequence[Path], size_bytes: int) -> list[str]:
+    size = [f"--size={size_bytes}"] if size_bytes else []
+    return ["--rw=read", f"--filename={':'.join(map(str, files))}", *size]
 
 
 def _writing(device: Path, size_bytes: int) -> list[str]:

@@ -49,8 +49,8 @@ def table(runs: Sequence[Run], machine: dict[str, Any]) -> str:
 
 PARTS = {"full": ("fio read", "compute"), "restore": ("open blocks", "fio read and write")}
 """What the limit of an operation is made of."""
-_BESIDE = {"restore": ("fio read of packs", "fio write")}
-"""What explains one of them."""
+_BESIDE = {"full": ("fio read of disk, write of packs",), "restore": ("fio read of packs", "fio write")}
+"""What explains one of them, or the rest."""
 
 
 def where_it_goes(runs: Sequence[Run]) -> list[str]:

@@ -112,6 +112,8 @@ def test_end_to_end_measures_ours_the_limits_and_what_must_hold(tmp_path):
     parts = [wall["limit", part] for part in ("open blocks", "fio read and write")]
     assert min(*parts, wall["limit", "fio read of packs"], wall["limit", "fio write"]) > 0
     assert wall["limit", "restore"] == max(parts)
+    assert wall["limit", "full"] == max(wall["limit", "fio read"], wall["limit", "compute"])
+    assert wall["limit", "fio read of disk, write of packs"] > 0
     goals = {series.params["of"]: series for series in results.series if series.name == "end_to_end.goal_share"}
     restore = goals["restore: limit / ours"]
     assert restore.samples == [wall["limit", "restore"] / wall["mover", "restore"]]
