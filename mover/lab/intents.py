@@ -25,6 +25,10 @@ _KEPT = {
 }
 """v3 resources that come back as they went in."""
 
+_KEPT_OF_NIC = {"nic_type", "model", "vlan_mode", "trunked_vlan_list", "num_queues"}
+_FEATURES = {"AGENT_VM": "is_agent_vm", "VGA_CONSOLE": "vga_console_enabled"}
+"""v2's name of a feature → v3's member."""
+
 _SOURCES = ("vm_disk_clone", "vm_disk_create", "vm_disk_clone_external", "vm_disk_passthru_external")
 
 
@@ -97,6 +101,7 @@ def _nic_of_v3(cluster: Cluster, nic: Json, former: VmRecord | None) -> NicRecor
         network_uuid=subnet["uuid"].lower(),
         is_connected=nic.get("is_connected", True),
         ip_address=addresses[0] if addresses else None,
+        extra={name: value for name, value in nic.items() if name in _KEPT_OF_NIC},
     )
 
 
@@ -238,6 +243,7 @@ _PLAIN_V2 = {
     "num_vcpus": "sockets",
     "num_cores_per_vcpu": "cores",
     "timezone": "timezone",
+    "ha_priority": "ha_priority",
 }
 
 
@@ -254,7 +260,11 @@ def vm_of_v2(cluster: Cluster, body: Json, former: VmRecord) -> tuple[VmRecord, 
         changed.append("machine_type")
     if "boot" in body:
         _boot_of_v2(cluster, body["boot"], vm)
-        changed += ["boot_type", "boot_slot", "boot_order", "nvram_uuid"]
+        changed += ["boot_type", "boot_slot", "boot_order", "nvram_uuid", "extra"]
+    for name, own in _FEATURES.items():
+        if name in body.get("vm_features", {}):
+            vm.extra[own] = body["vm_features"][name]
+            changed.append("extra")
     return vm, changed
 
 
@@ -267,6 +277,7 @@ def _boot_of_v2(cluster: Cluster, boot: Json, vm: VmRecord) -> None:
     if "device_bus" in address and "device_index" in address:
         vm.boot_slot = (address["device_bus"].upper(), address["device_index"])
     vm.boot_order = list(boot.get("boot_device_order", []))
+    vm.extra["hardware_virtualization_enabled"] = boot.get("hardware_virtualization", False)
 
 
 def nics_of_v2(cluster: Cluster, body: Json) -> list[NicRecord]:
@@ -277,6 +288,7 @@ def nics_of_v2(cluster: Cluster, body: Json) -> list[NicRecord]:
             network_uuid=nic["network_uuid"].lower(),
             is_connected=nic.get("is_connected", True),
             ip_address=nic.get("requested_ip_address"),
+            extra={"model": nic["model"].upper()} if "model" in nic else {},
         )
         for nic in body.get("vm_nics", [])
     ]

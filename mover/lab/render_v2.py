@@ -43,11 +43,14 @@ def vm(cluster: Cluster, record: VmRecord, *, with_disks: bool, with_nics: bool)
         "power_state": "on" if record.is_on else "off",
         "timezone": record.timezone,
         "machine_type": record.machine_type.lower(),
-        "ha_priority": 0,
+        "ha_priority": record.ha_priority,
         "gpus_assigned": False,
         "allow_live_migrate": True,
         "boot": _boot(record),
-        "vm_features": {"AGENT_VM": False, "VGA_CONSOLE": True},
+        "vm_features": {
+            "AGENT_VM": record.extra.get("is_agent_vm", False),
+            "VGA_CONSOLE": record.extra.get("vga_console_enabled", True),
+        },
         "vm_logical_timestamp": record.logical_timestamp,
     }
     if record.host_uuid:
@@ -110,7 +113,7 @@ def nics(record: VmRecord) -> list[Json]:
             "nic_uuid": nic.uuid,
             "mac_address": nic.mac_address,
             "network_uuid": nic.network_uuid,
-            "model": "virtio",
+            "model": nic.extra.get("model", "VIRTIO").lower(),
             "is_connected": nic.is_connected,
             "vlan_mode": "Access",
         }

@@ -141,6 +141,7 @@ def _nic(cluster: Cluster, record: NicRecord) -> Json:
         "trunked_vlan_list": [],
         "model": "VIRTIO",
         "num_queues": 1,
+        **record.extra,
         "subnet_reference": {"kind": "subnet", "uuid": network.uuid, "name": network.name},
         "ip_endpoint_list": [{"ip": record.ip_address, "type": "ASSIGNED"}] if record.ip_address else [],
     }

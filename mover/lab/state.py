@@ -41,6 +41,8 @@ class NicRecord(BaseModel):
     network_uuid: str
     is_connected: bool = True
     ip_address: str | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Members of a v3 card that the lab keeps without understanding them."""
 
 
 class VmRecord(BaseModel):
@@ -60,6 +62,7 @@ class VmRecord(BaseModel):
     timezone: str = "UTC"
     categories: dict[str, list[str]] = Field(default_factory=dict)
     guest_tools: str = "none"
+    ha_priority: int = 0
     protection_type: str = "UNPROTECTED"
     cbr_not_capable_reason: str | None = None
     is_controller: bool = False

@@ -228,6 +228,28 @@ async def test_a_vm_that_v3_of_an_element_does_not_make_is_made_by_v2(tmp_path):
         assert "win02" not in world.lab.vms
 
 
+async def test_what_v2_cannot_say_of_a_vm_is_told_and_what_it_can_is_carried(tmp_path):
+    async with prism_world(tmp_path, "element", element_makes_vms=False) as world:
+        original = world.lab.state.vms[world.uuid("web01")]
+        original.extra |= {
+            "serial_port_list": [{"index": 0, "is_connected": True}],
+            "vnuma_config": {"num_vnuma_nodes": 2},
+            "hardware_virtualization_enabled": True,
+            "is_agent_vm": True,
+        }
+        original.nics[0].extra = {"vlan_mode": "TRUNKED", "trunked_vlan_list": [10, 20], "model": "E1000"}
+        original.ha_priority = -1
+        saved = await world.ahv.vm(original.uuid)
+        request = VmRequest("web02", saved.spec, NicMode.NEW_MAC, {})
+        made = await world.ahv.create_vm(request, key="k")
+        warnings = " ".join(await world.ahv.finish_vm(made, request))
+        assert all(word in warnings for word in ("COM1", "vNUMA", "vlan_mode TRUNKED", "10, 20"))
+        assert not any(word in warnings for word in ("hardware virtualization", "agent", "HA priority"))
+        vm = world.lab.vms["web02"]
+        assert (vm.ha_priority, vm.nics[0].extra["model"], vm.boot_slot) == (-1, "E1000", ("SCSI", 0))
+        assert vm.extra["hardware_virtualization_enabled"]
+
+
 @pytest.mark.parametrize("stats", ["unknown", "missing"])
 async def test_a_container_whose_space_is_not_known_is_not_full(tmp_path, stats):
     async with prism_world(tmp_path, "element", container_stats=stats) as world:

@@ -6,11 +6,11 @@ version slips in: no UUIDs of disks and NICs, no data sources, no guest tools, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mover.errors import RequestRefused
-from mover.hypervisor.nutanix import v3
+from mover.hypervisor.nutanix import v2, v3
 from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, number, text, uuid, without_nulls, word
 from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.model.machine import Slot
@@ -75,6 +75,28 @@ def saved_boot_slot(spec: Mapping[str, Any]) -> Slot | None:
         return None
     index = dig(address, "device_index")
     return Slot(text(address, "adapter_type").lower(), index) if isinstance(index, int) else None
+
+
+def later_bodies(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(what in words, body of v2 ``PUT vms/{uuid}``) of what is set when the disks are in place."""
+    slot = saved_boot_slot(spec)
+    if slot is not None:
+        # A build may take ``boot`` as a whole: what was set in it at creation is said again.
+        body = v2.boot_body(slot)
+        yield f"boot disk {slot}", {"boot": {**_boot_of_v2(saved_resources(members(spec, "v3"))), **body["boot"]}}
+    priority = number(members(spec, "v2"), "ha_priority")
+    if priority:
+        yield f"HA priority {priority}", {"ha_priority": priority}
+
+
+def _boot_of_v2(saved: Json) -> dict[str, Any]:
+    """Order of devices and hardware virtualization, which v2 counts among boot; only where they are not the default."""
+    boot: dict[str, Any] = {}
+    if order := _boot_config(saved).get("boot_device_order_list"):
+        boot["boot_device_order"] = ["NIC" if device == "NETWORK" else device for device in order]
+    if flag(saved, "hardware_virtualization_enabled"):
+        boot["hardware_virtualization"] = True
+    return boot
 
 
 def has_saved_vtpm(spec: Mapping[str, Any]) -> bool:
@@ -143,15 +165,18 @@ def _known(value: Json, shape: Mapping[str, Any]) -> dict[str, Any]:
 def create_body_by_v2(
     request: VmRequest, *, vm_uuid: str, networks: Mapping[str, str], macs_in_use: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Body of v2 ``POST vms``: the same machine as far as v2 can say it (no vTPM, no categories, no serial ports).
+    """Body of v2 ``POST vms``: the same machine as far as v2 can say it; ``losses`` tells the rest.
 
+    No VLAN mode: v2 has it for another hypervisor, and without the list of VLANs it would open all of them.
     Idempotent by ``uuid``. Raises what ``create_body`` raises.
     """
     saved = saved_resources(saved_entity(request.spec))
     kind = word(saved, "boot_config", "boot_type")
-    boot: dict[str, Any] = {"uefi_boot": kind in ("UEFI", "SECURE_BOOT"), "secure_boot": kind == "SECURE_BOOT"}
-    if order := _boot_config(saved).get("boot_device_order_list"):
-        boot["boot_device_order"] = ["NIC" if device == "NETWORK" else device for device in order]
+    boot = {
+        "uefi_boot": kind in ("UEFI", "SECURE_BOOT"),
+        "secure_boot": kind == "SECURE_BOOT",
+        **_boot_of_v2(saved),
+    }
     machine = word(saved, "machine_type")
     return {
         "uuid": vm_uuid,

@@ -6,7 +6,7 @@ by v2, which leaves alone what it is not told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mover import logs
@@ -20,7 +20,7 @@ from mover.errors import (
     RightsMissing,
     TaskFailed,
 )
-from mover.hypervisor.nutanix import rebuild, v2, v3
+from mover.hypervisor.nutanix import losses, rebuild, v2, v3
 from mover.hypervisor.nutanix.answers import is_unsupported, message_of
 from mover.hypervisor.nutanix.endpoints import Endpoints
 from mover.hypervisor.nutanix.inventory import read_networks
@@ -181,34 +181,17 @@ async def _until_complete(element: Session, vm_uuid: str) -> str:
 
 
 async def finish_vm(at: Endpoints, vm_uuid: str, request: VmRequest) -> tuple[str, ...]:
-    """Set the boot disk; say in words what the VM lacks. Idempotent. Raises NotFound."""
+    """Set what v2 alone takes (boot disk, HA priority); say in words what the VM lacks. Idempotent. Raises NotFound."""
     element_view = await at.element.get("v3", f"vms/{vm_uuid}")
-    warnings = [*_lost(element_view, request)]
+    warnings = [*losses.lost(element_view, request)]
     warnings += await _lost_categories(at, vm_uuid, request)
-    slot = rebuild.saved_boot_slot(request.spec)
-    if slot is not None:
+    for words, body in rebuild.later_bodies(request.spec):
         try:
-            answer = await at.element.call("PUT", "v2", f"vms/{vm_uuid}/", body=v2.boot_body(slot))
-            await wait_for_v2(at.element, answer, what=f"set the boot disk of VM {vm_uuid}")
+            answer = await at.element.call("PUT", "v2", f"vms/{vm_uuid}/", body=body)
+            await wait_for_v2(at.element, answer, what=f"set the {words} of VM {vm_uuid}")
         except (NotFound, RequestRefused, Conflict, TaskFailed, EffectUnknown) as refused:
-            warnings.append(f"Its boot disk {slot} could not be set ({refused.message}): set it in Prism.")
+            warnings.append(f"Its {words} could not be set ({refused.message}): set it in Prism.")
     return tuple(warnings)
-
-
-def _lost(made: Json, request: VmRequest) -> Iterator[str]:
-    """What was saved and cannot come back."""
-    if rebuild.has_saved_vtpm(request.spec):
-        if v3.read_has_vtpm(made):
-            yield "Its vTPM is new and empty: secrets sealed to the old one (BitLocker) need their recovery key."
-        else:
-            yield "It had a vTPM, this Prism made none: add it in Prism, and keep recovery keys at hand."
-    if rebuild.has_saved_gpus(request.spec):
-        yield "Its GPUs are not restored: assign them in Prism."
-    saved_boot = v3.read_boot_type(rebuild.saved_entity(request.spec))
-    if saved_boot != "legacy":
-        yield "Its UEFI variables are new: if it does not boot, choose the boot file in the firmware's menu."
-    if v3.read_boot_type(made) != saved_boot:
-        yield f"It boots by {v3.read_boot_type(made)}, the original by {saved_boot}: correct it in Prism."
 
 
 async def _lost_categories(at: Endpoints, vm_uuid: str, request: VmRequest) -> list[str]:
