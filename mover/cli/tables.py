@@ -103,7 +103,7 @@ def vms_table(inventory: Inventory, *, proxy_uuid: str | None) -> Table:
         disks = vm.data_disks()
         table.add_row(
             vm.name,
-            "on" if vm.is_on else "off",
+            vm.power or ("on" if vm.is_on else "off"),
             hosts.get(vm.host_uuid or "", ""),
             str(len(disks)),
             format_size(sum(disk.size_bytes for disk in disks)),

@@ -123,6 +123,7 @@ class Vm:
     cluster_uuid: str
     host_uuid: str | None
     is_on: bool
+    """False only for a VM that is off for certain."""
     disks: tuple[Disk, ...]
     nics: tuple[Nic, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -137,6 +138,8 @@ class Vm:
     """A protection policy or domain of the cluster snapshots it too."""
     refusal: str | None = None
     """Why the cluster says that this VM must not be backed up (service VMs)."""
+    power: str = ""
+    """The hypervisor's word for ``is_on``, to be shown: off, on, powering off, unknown, …"""
     notes: tuple[str, ...] = ()
     """What could not be asked of it, in words."""
     spec: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)

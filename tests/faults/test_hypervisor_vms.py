@@ -6,9 +6,10 @@ import pytest
 
 from mover.errors import EffectUnknown, TaskFailed
 from mover.hypervisor.nutanix.ahv import Ahv
+from mover.hypervisor.nutanix.vms import set_power
 from mover.hypervisor.protocol import NicMode, VmRequest
 from tests.support.prismworld import WEB, WIN, BriskClock, prism_world
-from tests.support.tinyprism import CLUSTER, TinyPrism, error, serving, settings_for
+from tests.support.tinyprism import CLUSTER, TinyPrism, error, serving, session_with, settings_for
 
 VM = "bbbbbbbb-0000-4000-8000-000000000001"
 
@@ -55,6 +56,19 @@ async def test_power_is_what_prism_shows_although_the_task_is_lost(world):
     world.lab.faults.arm("task_lost", operation="v2.vms.set_power_state")
     await world.ahv.set_power(world.uuid("web01"), on=False)
     assert not world.lab.vms["web01"].is_on
+
+
+async def test_a_vm_that_is_still_going_off_is_not_called_off(tmp_path):
+    tiny = TinyPrism()
+    states = iter(["on", "kPoweringOff", "powering_off", "off"])
+    tiny.routes[f"GET v2/vms/{VM}"] = lambda _m, _c: (200, {"uuid": VM, "power_state": next(states)})
+    tiny.routes[f"POST v2/vms/{VM}/set_power_state/"] = lambda _m, _c: (201, {"task_uuid": "t"})
+    done = {"uuid": "t", "progress_status": "Succeeded"}
+    tiny.routes["POST v2/tasks/poll"] = lambda _m, _c: (200, {"completed_tasks_info": [done]})
+    async with serving(tiny, tmp_path), session_with(tiny, tmp_path) as session:
+        await set_power(session, VM, on=False)
+    assert next(states, "all were read") == "all were read"
+    assert len(tiny.sent("set_power_state")) == 1
 
 
 async def test_an_expiry_is_put_off_although_the_task_is_lost(world):

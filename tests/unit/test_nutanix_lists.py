@@ -136,6 +136,18 @@ async def test_v2_without_a_poll_is_looked_at(prism, tmp_path):
     prism.routes["GET v2/tasks/t"] = lambda _m, _c: (200, {"uuid": "t", "progress_status": next(states)})
     async with session_with(prism, tmp_path) as session:
         assert (await wait_for_v2(session, {"task_uuid": "t"}, what="x"))["progress_status"] == "SUCCEEDED"
+    assert len(prism.sent("tasks/poll")) == 1
+
+
+async def test_a_poll_refused_for_an_unknown_task_is_asked_again_when_it_is_known(prism, tmp_path):
+    prism.script("POST v2/tasks/poll", answers(404))
+    prism.script("GET v2/tasks/t", answers(404), answers(404))
+    prism.routes["GET v2/tasks/t"] = lambda _m, _c: (200, {"uuid": "t", "progress_status": "Running"})
+    prism.routes["POST v2/tasks/poll"] = lambda _m, _c: polled("Succeeded")
+    async with session_with(prism, tmp_path) as session:
+        assert await wait_for_v2(session, {"task_uuid": "t"}, what="x")
+    ways = [call.method for call in prism.calls if "tasks" in call.path]
+    assert ways == ["POST", "GET", "GET", "GET", "POST"]
 
 
 @pytest.mark.parametrize("status", ["Failed", "ABORTED", "Canceled"])

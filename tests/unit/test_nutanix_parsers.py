@@ -325,17 +325,25 @@ def test_a_v3_error_inside_a_200_counts_as_what_it_says():
 
 
 @pytest.mark.parametrize(
-    ("vm", "is_on"),
+    ("vm", "is_on", "settled", "shown"),
     [
-        ({"power_state": "on"}, True),
-        ({"power_state": "kMigrating"}, True),
-        ({"power_state": "off", "host_uuid": "h"}, False),
-        ({"power_state": "unknown", "host_uuid": "h"}, True),
-        ({"power_state": None, "host_uuid": None}, False),
+        ({"power_state": "on"}, True, True, "on"),
+        ({"power_state": "kMigrating"}, True, True, "migrating"),
+        ({"power_state": "off", "host_uuid": "h"}, False, False, "off"),
+        ({"power_state": "powering_off"}, True, None, "powering off"),
+        ({"power_state": "kPoweringOff"}, True, None, "powering off"),
+        ({"power_state": "kPoweringOn"}, True, None, "powering on"),
+        ({"power_state": "shutting_down"}, True, None, "shutting down"),
+        ({"power_state": "suspended"}, True, None, "suspended"),
+        ({"power_state": "brand_new"}, True, None, "brandnew"),
+        ({"power_state": "unknown", "host_uuid": "h"}, True, None, "unknown"),
+        ({"power_state": "unknown"}, True, None, "unknown"),
+        ({"host_uuid": "h"}, True, True, "on"),
+        ({"power_state": None, "host_uuid": None}, False, False, "unknown"),
     ],
 )
-def test_power_is_told_by_the_state_or_else_by_the_host(vm, is_on):
-    assert v2.read_is_on(vm) is is_on
+def test_only_a_vm_that_is_off_for_certain_is_off(vm, is_on, settled, shown):
+    assert (v2.read_is_on(vm), v2.read_settled_power(vm), v2.read_power(vm)) == (is_on, settled, shown)
 
 
 def test_reading_is_lenient():

@@ -10,7 +10,7 @@ from mover.errors import Conflict, NotFound, RightsMissing
 from mover.hypervisor.nutanix import v2, v3
 from mover.hypervisor.nutanix.endpoints import Endpoints
 from mover.hypervisor.nutanix.paging import list_v2_by_offset, list_v2_by_page, list_v3
-from mover.hypervisor.nutanix.reading import Json, number, uuid
+from mover.hypervisor.nutanix.reading import Json, number, text, uuid
 from mover.hypervisor.nutanix.session import Session
 from mover.model.machine import Disk, DiskKind, Inventory, Network, StorageContainer, Vm
 
@@ -30,6 +30,7 @@ class _ByV2:
     uuid: str
     disks: tuple[Disk, ...]
     is_on: bool
+    power: str
     host_uuid: str | None
     refusal: str | None
 
@@ -169,6 +170,7 @@ def _merged(vm: Vm, other: _ByV2, categories: Mapping[str, tuple[str, ...]] | No
         uuid=vm.uuid or other.uuid,
         disks=tuple(sorted(other.disks + rest, key=lambda disk: disk.slot)),
         is_on=other.is_on,
+        power=other.power,
         host_uuid=vm.host_uuid or other.host_uuid,
         refusal=other.refusal,
         categories=vm.categories if categories is None else categories,
@@ -184,20 +186,24 @@ def _by_v2(other: Json) -> _ByV2:
         uuid=uuid(other, "uuid"),
         disks=v2.read_disks(other),
         is_on=v2.read_is_on(other),
+        power=v2.read_power(other),
         host_uuid=uuid(other, "host_uuid") or None,
         refusal=v2.read_refusal(other),
     )
 
 
 def _by_v3(entity: Json) -> Vm:
-    """All that v3 knows; power and refusal are v2's to say."""
+    """All that v3 knows; power and refusal are v2's to say, where it shows the VM."""
     actual = v3.resources(entity)
+    host_uuid = uuid(actual, "host_reference", "uuid") or None
+    power = {"power_state": text(actual, "power_state"), "host_uuid": host_uuid}
     return Vm(
         uuid=_uuid_of(entity),
         name=v3.name_of(entity),
         cluster_uuid=v3.cluster_uuid_of(entity),
-        host_uuid=uuid(actual, "host_reference", "uuid") or None,
-        is_on=False,
+        host_uuid=host_uuid,
+        is_on=v2.read_is_on(power),
+        power=v2.read_power(power),
         disks=v3.read_disks(entity),
         nics=v3.read_nics(entity),
         categories=v3.read_categories(entity),

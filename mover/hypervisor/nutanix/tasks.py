@@ -62,36 +62,43 @@ async def _wait(tasks: _V2Tasks | _V3Tasks, task_uuid: str, what: str) -> Json:
 
 
 class _V2Tasks:
-    longest_pause_s = 1.0
-    """Short: the long poll itself waits."""
+    """The long poll as long as it is believed to exist: a refusal disproves it only while the task is known."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._poll_s = max(1, min(_LONG_POLL_S, int(session.call_timeout_s * 0.6)))
-        self._can_poll = True
+        self._has_poll, self._is_known = True, True
+
+    @property
+    def longest_pause_s(self) -> float:
+        """Short while the long poll itself waits."""
+        return 1.0 if self._has_poll else _LONGEST_LOOK_S
 
     async def look(self, task_uuid: str) -> Json | None:
         """The record, after a long poll where the interface has one; None: not known."""
-        if self._can_poll:
-            body = {"completed_tasks": [task_uuid], "timeout_interval": self._poll_s}
+        is_refused = False
+        # A poll for a task that is not known (yet) may fail for that reason alone: not asked until it is.
+        if self._has_poll and self._is_known:
             try:
-                patience_s = self._poll_s + self.session.call_timeout_s
-                polled = await self.session.post("v2", "tasks/poll", body, timeout_s=patience_s)
-            except (NotFound, RequestRefused, HypervisorUnreachable) as refused:
-                # A poll that fails for good may still be one for a task that is not known any more.
-                if isinstance(refused, HypervisorUnreachable) and refused.facts.get("status") != 500:
-                    raise
-                self._can_poll = False
-            else:
-                for task in items(polled, "completed_tasks_info"):
+                for task in items(await self._poll(task_uuid), "completed_tasks_info"):
                     if uuid(task, "uuid") == task_uuid:
                         return task
+            except (NotFound, RequestRefused, HypervisorUnreachable) as refused:
+                if isinstance(refused, HypervisorUnreachable) and refused.facts.get("status") != 500:
+                    raise
+                is_refused = True
         try:
-            task = await self.session.get("v2", f"tasks/{task_uuid}")
+            found = await self.session.get("v2", f"tasks/{task_uuid}")
         except NotFound:
+            self._is_known = False
             return None
-        self._can_poll = True
-        return task if isinstance(task, dict) else {}
+        self._is_known = True
+        self._has_poll = self._has_poll and not is_refused
+        return found if isinstance(found, dict) else {}
+
+    async def _poll(self, task_uuid: str) -> Any:
+        body = {"completed_tasks": [task_uuid], "timeout_interval": self._poll_s}
+        return await self.session.post("v2", "tasks/poll", body, timeout_s=self._poll_s + self.session.call_timeout_s)
 
     def status(self, task: Json | None) -> str:
         return word(task, "progress_status")

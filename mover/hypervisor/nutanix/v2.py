@@ -11,6 +11,7 @@ from mover.hypervisor.nutanix.reading import Json, flag, items, members, number,
 from mover.model.machine import CloneSource, Disk, DiskKind, EmptyDisk, Slot, StorageContainer
 
 WITH_DISKS = {"include_vm_disk_config": "true"}
+_POWER_WORDS = {"POWERINGON": "powering on", "POWERINGOFF": "powering off", "SHUTTINGDOWN": "shutting down"}
 WITH_ALL = {"include_vm_disk_config": "true", "include_vm_nic_config": "true"}
 
 
@@ -44,11 +45,29 @@ def _kind(entry: Json, group: str) -> DiskKind:
 
 
 def read_is_on(vm: Json) -> bool:
-    """Anything but off or powering off keeps the VM running; where the state is not told, its host tells."""
-    state = word(vm, "power_state")
-    if state in ("", "UNKNOWN"):
-        return bool(uuid(vm, "host_uuid"))
-    return state not in ("OFF", "POWERING_OFF")
+    """False only for a VM that is off for certain: one that is still going off may write to its disks.
+
+    Where the state is not told, its host tells.
+    """
+    state = _power_state(vm)
+    return state != "OFF" if state else bool(uuid(vm, "host_uuid"))
+
+
+def read_settled_power(vm: Json) -> bool | None:
+    """True: on; False: off; None: neither yet, or in a word that is not known."""
+    state = _power_state(vm)
+    return {"ON": True, "MIGRATING": True, "OFF": False}.get(state) if state else read_is_on(vm)
+
+
+def read_power(vm: Json) -> str:
+    """The state in words for people: on, off, powering off, paused, … or unknown."""
+    state = _power_state(vm)
+    return _POWER_WORDS.get(state, state.lower()) or ("on" if read_is_on(vm) else "unknown")
+
+
+def _power_state(vm: Json) -> str:
+    """Without underscores: builds write powering_off and kPoweringOff."""
+    return word(vm, "power_state").replace("_", "")
 
 
 def read_container(entity: Json) -> StorageContainer:

@@ -212,7 +212,7 @@ async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
     """Hard power on or off. Idempotent by the state it asks for; proven by a GET. Raises NotFound, TaskFailed."""
     failure: HypervisorError | None = None
     for attempt in range(_TRIES):
-        if v2.read_is_on(await session.get("v2", f"vms/{vm_uuid}")) is on:
+        if await _settled_power(session, vm_uuid) is on:
             return
         try:
             answer = await session.post("v2", f"vms/{vm_uuid}/set_power_state/", v2.power_body(on=on))
@@ -226,6 +226,18 @@ async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
         remedy="Look at the VM in Prism.",
         vm_uuid=vm_uuid,
     )
+
+
+async def _settled_power(session: Session, vm_uuid: str) -> bool | None:
+    """On or off, once the VM is no more on its way there; None: neither within the time."""
+    pause_s = _FIRST_LOOK_S
+    deadline = session.clock.monotonic() + _SHOWN_WITHIN_S
+    while True:
+        is_on = v2.read_settled_power(await session.get("v2", f"vms/{vm_uuid}"))
+        if is_on is not None or session.clock.monotonic() >= deadline:
+            return is_on
+        await session.clock.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
 
 
 async def delete_vm(session: Session, vm_uuid: str) -> None:
