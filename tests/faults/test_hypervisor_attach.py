@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mover.clock import FakeClock
 from mover.errors import (
     Conflict,
     EffectUnknown,
@@ -16,7 +17,7 @@ from mover.errors import (
     SlotOccupied,
     TaskFailed,
 )
-from mover.hypervisor.nutanix import disks
+from mover.hypervisor.nutanix import disks, words
 from mover.hypervisor.nutanix.forms import Shapes
 from mover.model.machine import CloneSource, EmptyDisk, Slot
 from tests.support.tinyprism import (
@@ -386,12 +387,56 @@ async def test_a_failed_detach_task_with_effect_is_success(proxy, tmp_path):
 
 
 async def test_a_detach_without_effect_is_tried_again_then_an_error(proxy, tmp_path):
-    proxy.task_status, proxy.task_detail, proxy.ignores_detach = "Failed", "busy", 1
+    proxy.task_status, proxy.task_detail, proxy.ignores_detach = "Failed", "kSomethingNew", 1
     await detach(proxy, tmp_path)
     assert len(proxy.tiny.sent("detach")) == 2
     proxy.entries, proxy.ignores_detach = [entry(0, "root-disk")], 99
-    with pytest.raises(TaskFailed, match="busy"):
+    with pytest.raises(TaskFailed, match="kSomethingNew"):
         await detach(proxy, tmp_path)
+    assert len(proxy.tiny.sent("detach")) == 5
     proxy.task_status = "Succeeded"
     with pytest.raises(EffectUnknown, match="still shows"):
         await detach(proxy, tmp_path)
+
+
+MIGRATES = "kVmMigrating: the VM is being migrated"
+
+
+async def test_a_detach_waits_out_a_live_migration(proxy, tmp_path):
+    proxy.task_status, proxy.task_detail, proxy.ignores_detach = "Failed", MIGRATES, 20
+    await detach(proxy, tmp_path)
+    assert proxy.entries == []
+    assert len(proxy.tiny.sent("detach")) == 21
+
+
+@pytest.mark.parametrize("act", [detach, attach], ids=["detach", "attach"])
+async def test_a_vm_that_stays_busy_is_given_up_within_minutes_and_without_a_last_pause(
+    proxy, tmp_path, act, monkeypatch
+):
+    """Nor is the same attach then asked for in its other forms, each for as long."""
+    pauses, sleep = [], FakeClock.sleep
+
+    async def noted(clock, seconds):
+        pauses.append((len(proxy.tiny.sent("disks/(attach|detach)")), seconds))
+        await sleep(clock, seconds)
+
+    monkeypatch.setattr(FakeClock, "sleep", noted)
+    proxy.task_status, proxy.task_detail, proxy.ignores_detach, proxy.has_effect = "Failed", MIGRATES, 9999, False
+    with pytest.raises(TaskFailed, match="migrated") as caught:
+        await act(proxy, tmp_path)
+    assert "wait until its migration" in caught.value.remedy
+    assert 840 < sum(seconds for _, seconds in pauses) <= 900
+    sent = len(proxy.tiny.sent("disks/(attach|detach)"))
+    assert sum(seconds for after, seconds in pauses if after == sent) <= 1
+    bodies = [str(call.body) for call in proxy.tiny.sent("disks/(attach|detach)")]
+    assert len(set(bodies)) == 1
+
+
+async def test_words_that_are_no_prisms_decide_nothing(proxy, tmp_path):
+    """The name of a host or of a call stands in our own sentence."""
+    for text in ("", "kSomethingNew: E4711"):
+        refused = RequestRefused(f"migration-required-pe refused x: {text}", remedy="r", said=text, host="migration-pe")
+        said = words.said_in(refused)
+        assert not any(
+            ask(said) for ask in (words.says_busy, words.says_missing, words.says_refused, words.says_unready)
+        )

@@ -18,20 +18,13 @@ from mover.errors import (
     RightsMissing,
 )
 from mover.hypervisor.nutanix.reading import items, members, number, text
+from mover.hypervisor.nutanix.words import says_missing, says_refused, says_unready
 
 _PASSING = {408: "timeout", 429: "429", 500: "500", 502: "gateway", 503: "503", 504: "gateway"}
 _TEXT_LIMIT = 400
 # Builds differ in the status of these (400, 409, 422).
 _CONFLICTS = ("CONCURRENT_REQUESTS_NOT_ALLOWED", "ENTITY_ALREADY_EXISTS")
 _GATEWAY = (408, 502, 503, 504)
-_SAYS_MISSING = ("not found", "not exist", "no such", "enoent")
-_SAYS_WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
-_SAYS_BUSY = ("migrat", "busy", "in progress", "another operation", "logical timestamp")
-# A service behind Prism's gateway that restarts or elects a leader: the gateway says 500 for it.
-_SAYS_UNREADY = (
-    *("unavailable", "not available", "not ready", "timed out", "timeout", "transport", "leader", "retry"),
-    *("connection refused", "connection reset", "not connect", "to connect"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +66,7 @@ def passing_trouble(answer: Answer) -> str | None:
     status = effective_status(answer)
     if 300 <= status < 400:
         return "redirect"
-    if status == 500 and _has(_SAYS_UNREADY, message_of(answer.body)):
+    if status == 500 and says_unready(message_of(answer.body)):
         return "503"
     return _PASSING.get(status)
 
@@ -81,20 +74,6 @@ def passing_trouble(answer: Answer) -> str | None:
 def is_login_page(answer: Answer) -> bool:
     """A session that has ended, said as to a browser."""
     return answer.status == 403 and not answer.is_json
-
-
-def says_missing(said: str) -> bool:
-    """These words of Prism's speak of something that does not exist."""
-    return _has(_SAYS_MISSING, said)
-
-
-def says_busy(said: str) -> bool:
-    """These words speak of somebody else's change that will end: the same request may be taken then."""
-    return _has(_SAYS_BUSY, said)
-
-
-def _has(words: tuple[str, ...], said: str) -> bool:
-    return any(one in said.lower() for one in words)
 
 
 def is_missing_by_500(answer: Answer, path: str) -> bool:
@@ -109,8 +88,7 @@ def is_refusal_by_500(answer: Answer) -> bool:
     """v2 may answer 500 for a change that it refuses: its own error body must say what is wrong with it."""
     if answer.status != 500 or not members(answer.body, "error_code"):
         return False
-    said = message_of(answer.body)
-    return _has(_SAYS_MISSING + _SAYS_WRONG, said) and not _has(_SAYS_UNREADY, said)
+    return says_refused(message_of(answer.body))
 
 
 def trouble(answer: Answer, *, what: str, host: str) -> HypervisorError:
@@ -149,6 +127,7 @@ def refusal(answer: Answer, *, what: str, host: str) -> HypervisorError:
         reason=reason_of(answer.body),
         operation=what,
         host=host,
+        said=said,
     )
 
 

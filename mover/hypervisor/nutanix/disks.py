@@ -23,22 +23,21 @@ from mover.errors import (
     TaskFailed,
 )
 from mover.hypervisor.nutanix import v2
-from mover.hypervisor.nutanix.answers import says_busy, says_missing
 from mover.hypervisor.nutanix.forms import Shapes, Source
 from mover.hypervisor.nutanix.inventory import read_containers
+from mover.hypervisor.nutanix.patience import BusyWait
 from mover.hypervisor.nutanix.session import Repeat, Session
 from mover.hypervisor.nutanix.tasks import wait_for_v2
+from mover.hypervisor.nutanix.words import said_in, says_busy, says_missing
 from mover.model.machine import Attachment, Disk, EmptyDisk, Slot
 
 log = logs.get(__name__)
 
 _PAUSE_S = 0.5
-_TASK_PAUSE_S = 2.0
 # After a lost answer Prism may still be at work: look for this long before giving up.
 _LOOKS = 12
 _LOOK_PAUSE_S = 1.0
 _BUSY_TRIES = 6
-_BUSY_PAUSE_S = 10.0
 _GONE_LOOKS = 20
 _DETACH_TRIES = 3
 _LOOK_REMEDY = "Nothing is sent twice: `mover orphans` looks what became of it."
@@ -67,6 +66,8 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
             if found is not None:
                 return found
             refusal = refusal or refused
+            if refused.facts.get("is_still_busy"):
+                raise (refusal if isinstance(refusal, EffectUnknown) else refused) from None
             log.info("prism.attach-refused", slot=str(slot), form=repr(form), said=refused.message)
         except EffectUnknown as unknown:
             found = await order.look_for_lost(unknown)
@@ -111,19 +112,24 @@ class _Order:
         """POST and wait for the task. A 429, a 409 or a task that failed since the VM is busy (it migrates to
         another host) had no effect, yet is looked at before a repetition."""
         body = v2.attach_body(self.slot, self.source, container_uuid=container, with_bus=with_bus)
-        for attempt in range(_BUSY_TRIES):
+        wait, refusals = BusyWait(self.session.clock), 0
+        while True:
             try:
                 answer = await self.session.post("v2", f"vms/{self.vm_uuid}/disks/attach", body, repeat=Repeat.NEVER)
                 with self._accepted():
                     await wait_for_v2(self.session, answer, what=self.what)
                 return
-            except (Overloaded, Conflict, TaskFailed) as busy:
-                is_task = isinstance(busy, TaskFailed)
-                if attempt == _BUSY_TRIES - 1 or (is_task and not says_busy(busy.message)):
+            except (Overloaded, Conflict):
+                refusals += 1
+                if refusals == _BUSY_TRIES:
                     raise
-                await self.session.clock.sleep((_TASK_PAUSE_S if is_task else _PAUSE_S) * 2**attempt)
-                if await self._there() is not None:
-                    raise self._unknown("was refused as too busy, and yet the slot is taken") from None
+                await self.session.clock.sleep(_PAUSE_S * 2**refusals)
+            except TaskFailed as busy:
+                if not says_busy(said_in(busy)):
+                    raise
+                await wait.once(busy, then="run the command again")
+            if await self._there() is not None:
+                raise self._unknown("was refused as too busy, and yet the slot is taken")
 
     async def look_for_made(self) -> Attachment:
         """The task succeeded: read what stands in the slot now."""
@@ -207,18 +213,22 @@ async def find_attachment(
 async def detach(session: Session, vm_uuid: str, vmdisk_uuid: str) -> None:
     """Unplug and thereby DELETE. Idempotent: by vmdisk UUID, gone already is success; proven by a GET.
 
-    Raises TaskFailed or EffectUnknown when the disk is still there.
+    A VM that is busy (it migrates) is waited for. Raises TaskFailed, RequestRefused, Conflict or EffectUnknown
+    when the disk is still there.
     """
     what = f"detach disk {vmdisk_uuid} from VM {vm_uuid}"
+    wait, tries = BusyWait(session.clock), 0
     failure: HypervisorError | None = None
-    for _ in range(_DETACH_TRIES):
+    while tries < _DETACH_TRIES:
         if not await _has(session, vm_uuid, vmdisk_uuid):
             return
         failure = await _try_detach(session, vm_uuid, vmdisk_uuid, what)
         if await _is_gone(session, vm_uuid, vmdisk_uuid, looks=2 if failure else _GONE_LOOKS):
             return
-        if failure and says_busy(failure.message):
-            await session.clock.sleep(_BUSY_PAUSE_S)
+        if failure and (isinstance(failure, Conflict) or says_busy(said_in(failure))):
+            await wait.once(failure, then="run `mover orphans --apply`, which detaches the disk")
+        else:
+            tries += 1
     raise failure or EffectUnknown(
         f"{what}: Prism reports success, but still shows the disk",
         remedy="Look at the VM's disks in Prism; `mover orphans --apply` detaches what is ours.",
@@ -323,7 +333,7 @@ def _classified(refusal: HypervisorError, source: Source) -> HypervisorError:
     """A refusal that speaks of something missing is the source's: the VM itself was read just before."""
     if isinstance(source, EmptyDisk) or isinstance(refusal, NotFound | EffectUnknown):
         return refusal
-    if not says_missing(refusal.message):
+    if not says_missing(said_in(refusal)):
         return refusal
     return NotFound(
         f"The source {source.path or source.vmdisk_uuid} cannot be attached: {refusal.message}",

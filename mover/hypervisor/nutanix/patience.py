@@ -1,8 +1,12 @@
-"""How long to bear with a Prism that answers 429, 503, HTML or nothing: one budget for all calls."""
+"""How long to bear with a Prism that answers 429, 503, HTML or nothing: one budget for all calls.
+
+And how long with a VM that somebody else's task keeps busy.
+"""
 
 from __future__ import annotations
 
 from mover.clock import Clock
+from mover.errors import HypervisorError
 from mover.hypervisor.nutanix.wire import ExchangeFailed
 
 _FIRST_WAIT_S = 0.5
@@ -12,6 +16,10 @@ _LONGEST_WAIT_S = 15.0
 _TRIES_AT_500 = 3
 _TRIES_AT_FIRST_CONTACT = 3
 _NOBODY_THERE = {"dns", "connect", "tls", "html", "redirect"}
+# A live migration copies the VM's memory: 1 TiB at 10 Gbit/s takes a quarter of an hour.
+_BUSY_WITHIN_S = 900.0
+_FIRST_BUSY_PAUSE_S = 2.0
+_LONGEST_BUSY_PAUSE_S = 30.0
 
 
 class Patience:
@@ -67,3 +75,24 @@ class Effort:
             return self._tries >= _TRIES_AT_500
         never_reached = failure.reason in _NOBODY_THERE and not self._patience.has_answered
         return never_reached and self._tries >= _TRIES_AT_FIRST_CONTACT
+
+
+class BusyWait:
+    """One change of a VM that is busy: a deadline, and growing pauses before it is asked for again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._deadline = clock.monotonic() + _BUSY_WITHIN_S
+        self._pause_s = _FIRST_BUSY_PAUSE_S
+
+    async def once(self, busy: HypervisorError, *, then: str) -> None:
+        """Wait before the next try; where none is left, raise ``busy`` with its remedy (fact ``is_still_busy``)."""
+        if self._clock.monotonic() + self._pause_s > self._deadline:
+            busy.remedy = (
+                f"The VM has been busy for {_BUSY_WITHIN_S / 60:.0f} minutes: wait until its migration or other task "
+                f"has ended (Prism shows it under Tasks), then {then}."
+            )
+            busy.facts["is_still_busy"] = True
+            raise busy
+        await self._clock.sleep(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_BUSY_PAUSE_S)

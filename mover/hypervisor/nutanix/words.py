@@ -1,0 +1,53 @@
+"""What Prism's prose decides, for want of a machine-readable reason: the one table, and its safe side.
+
+| meaning | what it allows | prose that is not known |
+|---|---|---|
+| missing | a GET's 500 that names the thing means that it is gone | the thing may be there: an error |
+| wrong | a 500 refused the request: another form may follow a look | the effect is unknown: look, send nothing |
+| busy | the same request is sent again, for minutes, each time after a look | given up after a few tries |
+| unready | a 500 is borne like a 503, and proves neither of the first two | three tries; then an error |
+
+Only what Prism said is read, never the name of a host or of a call that our own sentence holds.
+"""
+
+from __future__ import annotations
+
+from mover.errors import HypervisorError
+
+_MISSING = ("not found", "not exist", "no such", "enoent")
+_WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
+_BUSY = ("migrat", "busy", "in progress", "another operation", "logical timestamp")
+# A service behind Prism's gateway that restarts or elects a leader: the gateway says 500 for it.
+_UNREADY = (
+    *("unavailable", "not available", "not ready", "timed out", "timeout", "transport", "leader", "retry"),
+    *("connection refused", "connection reset", "not connect", "to connect"),
+)
+
+
+def says_missing(said: str) -> bool:
+    """Of something that does not exist; a service that is not ready proves nothing of the kind."""
+    return _has(_MISSING, said) and not says_unready(said)
+
+
+def says_refused(said: str) -> bool:
+    """Of what is wrong with the request, or of something that it needs and that is missing."""
+    return _has(_MISSING + _WRONG, said) and not says_unready(said)
+
+
+def says_busy(said: str) -> bool:
+    """Of somebody else's change that will end: the same request may be taken then."""
+    return _has(_BUSY, said)
+
+
+def says_unready(said: str) -> bool:
+    """Of a service that will be back."""
+    return _has(_UNREADY, said)
+
+
+def said_in(error: HypervisorError) -> str:
+    """Prism's own words in an error of ours; empty where it said none."""
+    return str(error.facts.get("said") or error.facts.get("detail") or "")
+
+
+def _has(words: tuple[str, ...], said: str) -> bool:
+    return any(one in said.lower() for one in words)

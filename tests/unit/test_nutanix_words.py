@@ -1,0 +1,79 @@
+"""Prism's prose: what is known decides what the table says, what is not known falls to the safe side."""
+
+from __future__ import annotations
+
+import pytest
+
+from mover.errors import EffectUnknown, HypervisorUnreachable, NotFound, RequestRefused
+from mover.hypervisor.nutanix import words
+from mover.hypervisor.nutanix.session import Repeat
+from tests.support.tinyprism import TinyPrism, answers, serving, session_with
+
+VM = "3f6c0a4e-0d55-4b8e-8a5e-0d7f3a1c9b21"
+UNKNOWN = f"kTotallyNew: E4711 at VM {VM}"
+MISSING = f"VM {VM} does not exist"
+UNREADY = f"VM {VM}: the leader was not found, retry"
+WRONG = "kInvalidArgument: size is required"
+
+
+def said(text):
+    return answers(500, {"message": text, "error_code": {"code": 1}})
+
+
+@pytest.fixture
+async def prism(tmp_path):
+    tiny = TinyPrism()
+    async with serving(tiny, tmp_path):
+        yield tiny
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "tries"),
+    [
+        (MISSING, NotFound, 1),
+        (UNKNOWN, HypervisorUnreachable, 3),
+        (WRONG, HypervisorUnreachable, 3),
+        (UNREADY, HypervisorUnreachable, 25),
+    ],
+)
+async def test_a_look_says_gone_only_where_prism_says_it_of_that_very_thing(prism, tmp_path, text, kind, tries):
+    """A service without a leader finds nothing: what it does not find is still there."""
+    prism.script("v2/vms/", *[said(text)] * 99)
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(kind):
+            await session.get("v2", f"vms/{VM}")
+    sent = len(prism.sent("v2/vms/"))
+    assert sent == tries if tries < 25 else sent > tries - 5
+
+
+@pytest.mark.parametrize("text", [UNKNOWN, UNREADY, ""])
+async def test_a_change_that_failed_in_unknown_words_is_of_unknown_effect(prism, tmp_path, text):
+    prism.script("disks/attach", *[said(text)] * 9)
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(EffectUnknown) as caught:
+            await session.post("v2", f"vms/{VM}/disks/attach", {}, repeat=Repeat.NEVER)
+    assert "says_refused" not in caught.value.facts
+    assert len(prism.sent("attach")) == 1
+
+
+async def test_a_change_that_may_be_repeated_is_refused_only_in_known_words(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+        prism.script("disks/detach", *[said(UNKNOWN)] * 9)
+        with pytest.raises(HypervisorUnreachable):
+            await session.post("v2", f"vms/{VM}/disks/detach", {})
+        prism.scripts.clear()
+        prism.script("disks/detach", said(WRONG))
+        with pytest.raises(RequestRefused):
+            await session.post("v2", f"vms/{VM}/disks/detach", {})
+
+
+@pytest.mark.parametrize("text", ["", UNKNOWN, "Unbekannter Fehler", "0x80004005"])
+def test_unknown_prose_means_nothing(text):
+    asked = (words.says_missing, words.says_refused, words.says_busy, words.says_unready)
+    assert [ask(text) for ask in asked] == [False] * 4
+
+
+def test_a_service_that_is_not_ready_proves_nothing():
+    assert words.says_unready(UNREADY)
+    assert not words.says_missing(UNREADY)
+    assert not words.says_refused(UNREADY)
