@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from mover.clock import FakeClock
 from mover.errors import (
     Conflict,
     EffectUnknown,
@@ -17,7 +14,7 @@ from mover.errors import (
     SlotOccupied,
     TaskFailed,
 )
-from mover.hypervisor.nutanix import disks, words
+from mover.hypervisor.nutanix import disks
 from mover.hypervisor.nutanix.forms import Shapes
 from mover.model.machine import CloneSource, EmptyDisk, Slot
 from tests.support.tinyprism import (
@@ -26,88 +23,17 @@ from tests.support.tinyprism import (
     PROXY,
     TinyPrism,
     answers,
-    cut,
     error,
     hang_up,
     html,
     serving,
     session_with,
 )
+from tests.support.tinyproxy import UNKNOWN, Proxy, entry
 
 PATH = "/default/.snapshot/61/4-1-8261/.acropolis/vmdisk/5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13"
 SOURCE = CloneSource(path=PATH, container_uuid=CONTAINER)
 SLOT = Slot("scsi", 5)
-UNKNOWN = {
-    "503": answers(503),
-    "500": answers(500),
-    "html": html(),
-    "cut": cut(),
-    "hang-up": hang_up(),
-    "html-200": html(200),
-}
-
-
-class Proxy:
-    """One VM with disks, as far as attach and detach are concerned."""
-
-    def __init__(self, tiny: TinyPrism) -> None:
-        self.tiny = tiny
-        self.entries: list[dict[str, Any]] = [entry(0, "root-disk")]
-        self.task_status, self.task_detail = "Succeeded", ""
-        self.has_effect = True
-        self.refuse: dict[bool, tuple[int, Any]] = {}
-        self.ignores_detach = 0
-        tiny.routes[f"GET v2/vms/{PROXY}"] = lambda _m, _c: (200, {"uuid": PROXY, "vm_disk_info": self.entries})
-        tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = self._attach
-        tiny.routes[f"POST v2/vms/{PROXY}/disks/detach"] = self._detach
-        tiny.routes["POST v2/tasks/poll"] = self._poll
-        tiny.routes["GET v2/storage_containers/"] = lambda _m, _c: (
-            200,
-            {
-                "entities": [{"storage_container_uuid": CONTAINER, "name": "default"}],
-                "metadata": {"total_entities": 1},
-            },
-        )
-
-    def _attach(self, _match, call):
-        (disk,) = call.body["vm_disks"]
-        clone = disk.get("vm_disk_clone", {})
-        has_container = "storage_container_uuid" in clone
-        if has_container in self.refuse:
-            return self.refuse[has_container]
-        if self.has_effect:
-            size = disk.get("vm_disk_create", {}).get("size", 64 * MIB)
-            index = disk["disk_address"]["device_index"]
-            self.entries.append(entry(index, f"clone-{index}", size=size, source=clone.get("disk_address")))
-        return 201, {"task_uuid": "t"}
-
-    def _detach(self, _match, call):
-        (wanted,) = call.body["vm_disks"]
-        if self.ignores_detach:
-            self.ignores_detach -= 1
-        else:
-            name = wanted["disk_address"]["vmdisk_uuid"]
-            self.entries = [one for one in self.entries if one["disk_address"]["vmdisk_uuid"] != name]
-        return 200, {"task_uuid": "t"}
-
-    def _poll(self, _match, _call):
-        task = {"uuid": "t", "progress_status": self.task_status, "meta_response": {"error_detail": self.task_detail}}
-        return 200, {"timed_out": False, "completed_tasks_info": [task]}
-
-    @property
-    def attaches(self) -> list[Any]:
-        return [call.body["vm_disks"][0] for call in self.tiny.sent("disks/attach")]
-
-
-def entry(index, vmdisk, *, size=64 * MIB, source=None, container=CONTAINER):
-    address = {"device_bus": "scsi", "device_index": index, "vmdisk_uuid": vmdisk, "device_uuid": f"dev-{vmdisk}"}
-    return {
-        "disk_address": address,
-        "size": size,
-        "storage_container_uuid": container,
-        "source_disk_address": source,
-        "is_cdrom": False,
-    }
 
 
 @pytest.fixture
@@ -356,87 +282,3 @@ async def test_a_vm_that_is_gone_is_not_found(proxy, tmp_path):
     async with session_with(proxy.tiny, tmp_path) as session:
         assert await disks.find_attachment(session, PROXY, SLOT, SOURCE, ()) is None
         await disks.detach(session, PROXY, "clone-5")
-
-
-async def detach(proxy, tmp_path, vmdisk="root-disk"):
-    async with session_with(proxy.tiny, tmp_path) as session:
-        await disks.detach(session, PROXY, vmdisk)
-
-
-async def test_detach_is_proven_by_a_look_and_idempotent(proxy, tmp_path):
-    proxy.entries.append(entry(5, "clone-5"))
-    await detach(proxy, tmp_path, "clone-5")
-    await detach(proxy, tmp_path, "clone-5")
-    assert [one["disk_address"]["vmdisk_uuid"] for one in proxy.entries] == ["root-disk"]
-    assert len(proxy.tiny.sent("detach")) == 1
-
-
-@pytest.mark.parametrize("fault", UNKNOWN)
-async def test_detach_survives_a_lost_answer(proxy, tmp_path, fault):
-    proxy.entries.append(entry(5, "clone-5"))
-    proxy.tiny.script("detach", UNKNOWN[fault], effect_first=True)
-    await detach(proxy, tmp_path, "clone-5")
-    assert len(proxy.entries) == 1
-
-
-async def test_a_failed_detach_task_with_effect_is_success(proxy, tmp_path):
-    proxy.entries.append(entry(5, "clone-5"))
-    proxy.task_status, proxy.task_detail = "Failed", "not found"
-    await detach(proxy, tmp_path, "clone-5")
-    assert len(proxy.tiny.sent("detach")) == 1
-
-
-async def test_a_detach_without_effect_is_tried_again_then_an_error(proxy, tmp_path):
-    proxy.task_status, proxy.task_detail, proxy.ignores_detach = "Failed", "kSomethingNew", 1
-    await detach(proxy, tmp_path)
-    assert len(proxy.tiny.sent("detach")) == 2
-    proxy.entries, proxy.ignores_detach = [entry(0, "root-disk")], 99
-    with pytest.raises(TaskFailed, match="kSomethingNew"):
-        await detach(proxy, tmp_path)
-    assert len(proxy.tiny.sent("detach")) == 5
-    proxy.task_status = "Succeeded"
-    with pytest.raises(EffectUnknown, match="still shows"):
-        await detach(proxy, tmp_path)
-
-
-MIGRATES = "kVmMigrating: the VM is being migrated"
-
-
-async def test_a_detach_waits_out_a_live_migration(proxy, tmp_path):
-    proxy.task_status, proxy.task_detail, proxy.ignores_detach = "Failed", MIGRATES, 20
-    await detach(proxy, tmp_path)
-    assert proxy.entries == []
-    assert len(proxy.tiny.sent("detach")) == 21
-
-
-@pytest.mark.parametrize("act", [detach, attach], ids=["detach", "attach"])
-async def test_a_vm_that_stays_busy_is_given_up_within_minutes_and_without_a_last_pause(
-    proxy, tmp_path, act, monkeypatch
-):
-    """Nor is the same attach then asked for in its other forms, each for as long."""
-    pauses, sleep = [], FakeClock.sleep
-
-    async def noted(clock, seconds):
-        pauses.append((len(proxy.tiny.sent("disks/(attach|detach)")), seconds))
-        await sleep(clock, seconds)
-
-    monkeypatch.setattr(FakeClock, "sleep", noted)
-    proxy.task_status, proxy.task_detail, proxy.ignores_detach, proxy.has_effect = "Failed", MIGRATES, 9999, False
-    with pytest.raises(TaskFailed, match="migrated") as caught:
-        await act(proxy, tmp_path)
-    assert "wait until its migration" in caught.value.remedy
-    assert 840 < sum(seconds for _, seconds in pauses) <= 900
-    sent = len(proxy.tiny.sent("disks/(attach|detach)"))
-    assert sum(seconds for after, seconds in pauses if after == sent) <= 1
-    bodies = [str(call.body) for call in proxy.tiny.sent("disks/(attach|detach)")]
-    assert len(set(bodies)) == 1
-
-
-async def test_words_that_are_no_prisms_decide_nothing(proxy, tmp_path):
-    """The name of a host or of a call stands in our own sentence."""
-    for text in ("", "kSomethingNew: E4711"):
-        refused = RequestRefused(f"migration-required-pe refused x: {text}", remedy="r", said=text, host="migration-pe")
-        said = words.said_in(refused)
-        assert not any(
-            ask(said) for ask in (words.says_busy, words.says_missing, words.says_refused, words.says_unready)
-        )

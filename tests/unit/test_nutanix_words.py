@@ -77,3 +77,10 @@ def test_a_service_that_is_not_ready_proves_nothing():
     assert words.says_unready(UNREADY)
     assert not words.says_missing(UNREADY)
     assert not words.says_refused(UNREADY)
+
+
+def test_only_prisms_own_words_are_read():
+    """The name of a host or of a call stands in our own sentence."""
+    refused = RequestRefused("migration-pe refused x: E4711", remedy="r", said="E4711", host="migration-pe")
+    assert words.said_in(refused) == "E4711"
+    assert words.said_in(EffectUnknown("a transport was lost", remedy="r")) == ""
