@@ -125,7 +125,7 @@ class CertificateRejected(HypervisorError):
 
 
 class LoginRefused(HypervisorError):
-    """401 on Basic: never repeated, since accounts lock out."""
+    """401 on Basic: sent again only after long pauses, since accounts lock out."""
 
     code = "hypervisor.login"
 

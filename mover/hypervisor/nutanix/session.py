@@ -1,8 +1,8 @@
 """A logged-in session with one Prism: who we are, how often, how patiently.
 
-Basic on the first call, cookies after; a 401 on a cookie is answered by one Basic try,
-a 401 on Basic opens the breaker. At most ``max_calls`` in flight. Only what is safe to
-repeat is repeated. Authorization and Cookie are never logged.
+Basic on the first call, cookies after; a 401 on a cookie is answered by one Basic try, a 401 on
+Basic opens the breaker, which lets single probes pass. At most ``max_calls`` in flight. Only what
+is safe to repeat is repeated. Authorization and Cookie are never logged.
 """
 
 from __future__ import annotations
@@ -181,16 +181,25 @@ class Session:
             await self._log_in(after=self._log_ins)
             if request.path == _ME:
                 return self._me
-        seen, basic = self._log_ins, not self._cookies
-        answer = await self._send(request, basic=basic)
-        if (answer.status == 401 or is_login_page(answer)) and not basic:
+        if not self._cookies:
+            return self._judged(await self._by_basic(request), request)
+        seen = self._log_ins
+        answer = await self._send(request, basic=False)
+        if answer.status == 401 or is_login_page(answer):
             PRISM_RETRIES.labels("401").inc()
             await self._log_in(after=seen)
             answer = await self._again(request)
-        if answer.status == 401:
-            self._is_in = False
-            raise self._breaker.open()
         return self._judged(answer, request)
+
+    async def _by_basic(self, request: Request) -> Answer:
+        """To a Prism that gives no cookies. One at a time: many in flight would all be wrong at once."""
+        async with self._log_in_lock:
+            self._breaker.check()
+            answer = await self._send(request, basic=True)
+            if answer.status == 401:
+                self._is_in = False
+                raise self._breaker.open()
+            return answer
 
     async def _again(self, request: Request) -> Answer:
         """After a new log-in: by its cookies; only where these do not count, by Basic.
