@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mover.errors import EffectUnknown, HypervisorUnreachable, TaskFailed
+from mover.errors import EffectUnknown, HypervisorUnreachable, SnapshotIncomplete, TaskFailed
 from mover.hypervisor.nutanix.paging import list_v2_by_offset, list_v2_by_page, list_v3
+from mover.hypervisor.nutanix.snapshots import make_snapshot
 from mover.hypervisor.nutanix.tasks import wait_for_v2, wait_for_v3
+from mover.model.machine import Consistency
 from tests.support.tinyprism import TinyPrism, answers, error, serving, session_with
 
 
@@ -217,3 +219,17 @@ async def test_a_v3_task_error_body_is_read(prism, tmp_path):
     async with session_with(prism, tmp_path) as session:
         with pytest.raises(EffectUnknown):
             await wait_for_v3(session, {"task_uuid": "t"}, what="x")
+
+
+async def test_a_snapshot_that_is_complete_late_is_told_by_what_it_lacks(prism, tmp_path):
+    async with session_with(prism, tmp_path) as session:
+
+        def state(_match, _call):
+            is_late = session.clock.monotonic() > session.task_timeout_s - 20
+            return 200, {"metadata": {"uuid": "s"}, "status": {"state": "COMPLETE" if is_late else "PENDING"}}
+
+        prism.routes["POST v3/idempotence_identifiers"] = lambda _m, _c: (200, {"uuid_list": ["s"]})
+        prism.routes["GET v3/vm_snapshots/s"] = state
+        with pytest.raises(SnapshotIncomplete, match="lists no file"):
+            await make_snapshot(session, "v", name="n", consistency=Consistency.CRASH, key="k", expires_at=1.0)
+        assert session.clock.monotonic() < session.task_timeout_s + 60

@@ -92,7 +92,8 @@ async def _until_complete(session: Session, snapshot_uuid: str, name: str) -> Sn
             if now - complete_since > _FILES_GRACE_S:
                 raise _incomplete(name, snapshot_uuid, "it is complete, but lists no file")
         was_seen = was_seen or found is not None
-        if now - begun > session.task_timeout_s:
+        # What became complete late has its time for the list all the same.
+        if now - begun > session.task_timeout_s + (_FILES_GRACE_S if complete_since is not None else 0.0):
             raise _incomplete(name, snapshot_uuid, f"it is not complete after {session.task_timeout_s:.0f} s")
         await clock.sleep(pause_s)
         pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
