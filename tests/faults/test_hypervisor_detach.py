@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mover.clock import FakeClock
-from mover.errors import EffectUnknown, TaskFailed
+from mover.errors import Conflict, EffectUnknown, HypervisorUnreachable, TaskFailed
 from mover.hypervisor.nutanix import disks
 from mover.hypervisor.nutanix.forms import Shapes
 from mover.model.machine import CloneSource, Slot
@@ -99,3 +99,20 @@ async def test_a_vm_that_stays_busy_is_given_up_within_minutes_and_without_a_las
     assert sum(seconds for after, seconds in pauses if after == sent) <= 1
     bodies = [str(call.body) for call in proxy.tiny.sent("disks/(attach|detach)")]
     assert len(set(bodies)) == 1
+
+
+async def test_disks_that_prism_does_not_show_are_not_gone(proxy, tmp_path):
+    """v2 shows none where it was not asked for them: a detach would be done without being sent."""
+    there = {"uuid": "dev-x", "disk_size_bytes": 64, "device_properties": {"device_type": "DISK"}}
+    entity = {"metadata": {"uuid": PROXY}, "status": {"name": "proxy", "resources": {"disk_list": [there]}}}
+    proxy.tiny.routes[f"GET v3/vms/{PROXY}"] = lambda _m, _c: (200, entity)
+    proxy.tiny.routes[f"GET v2/vms/{PROXY}"] = lambda _m, _c: (200, {"uuid": PROXY})
+    with pytest.raises(Conflict):
+        await detach(proxy, tmp_path)
+
+
+@pytest.mark.parametrize("nothing", [None, [], "gone"])
+async def test_an_answer_of_nothing_is_no_answer(proxy, tmp_path, nothing):
+    proxy.tiny.routes[f"GET v2/vms/{PROXY}"] = lambda _m, _c: (200, nothing)
+    with pytest.raises(HypervisorUnreachable):
+        await detach(proxy, tmp_path)

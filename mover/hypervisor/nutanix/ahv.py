@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mover.clock import Clock
 from mover.config import PrismSettings
-from mover.hypervisor.nutanix import disks, forms, inventory, proxy, regions, snapshots, v2, vms
+from mover.hypervisor.nutanix import disks, forms, inventory, proxy, regions, snapshots, vms
 from mover.hypervisor.nutanix.endpoints import Endpoints, find_endpoints, may_change
 from mover.hypervisor.protocol import About, ChangedRegions, VmRequest
 from mover.model.machine import (
@@ -127,8 +127,8 @@ class Ahv:
 
     async def leftovers(self, name_prefix: str, proxy_uuid: str) -> Leftovers:
         at = await self._at()
-        proxy_vm = await at.element.get("v2", f"vms/{proxy_uuid.lower()}", query=v2.WITH_DISKS)
-        plugged = [disk for disk in v2.read_disks(proxy_vm) if _is_from_a_snapshot(disk)]
+        there = await inventory.read_disks(at.element, proxy_uuid.lower())
+        plugged = [disk for disk in there if _is_from_a_snapshot(disk)]
         return Leftovers(
             snapshots=await snapshots.list_snapshots(at.element, name_prefix),
             attachments=tuple(disks.as_attachment(proxy_uuid.lower(), disk) for disk in plugged),

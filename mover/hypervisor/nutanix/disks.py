@@ -24,7 +24,7 @@ from mover.errors import (
 )
 from mover.hypervisor.nutanix import v2
 from mover.hypervisor.nutanix.forms import Shapes, Source
-from mover.hypervisor.nutanix.inventory import read_containers
+from mover.hypervisor.nutanix.inventory import read_containers, read_disks
 from mover.hypervisor.nutanix.patience import BusyWait
 from mover.hypervisor.nutanix.session import Repeat, Session
 from mover.hypervisor.nutanix.tasks import wait_for_v2
@@ -268,7 +268,8 @@ async def _has(session: Session, vm_uuid: str, vmdisk_uuid: str) -> bool:
 
 
 async def _disks(session: Session, vm_uuid: str) -> tuple[Disk, ...]:
-    return v2.read_disks(await session.get("v2", f"vms/{vm_uuid}", query=v2.WITH_DISKS))
+    """As they are now; v2's silence about them is held against v3. Raises NotFound, Conflict."""
+    return await read_disks(session, vm_uuid)
 
 
 def _in_slot(disks: Collection[Disk], slot: Slot) -> Disk | None:

@@ -267,6 +267,9 @@ class Session:
         elif request.method != "GET" and not request.is_once and is_refusal_by_500(answer):
             answer = replace(answer, status=422)
         reason = passing_trouble(answer)
+        if reason is None and request.method == "GET" and answer.status < 300 and not isinstance(answer.body, Mapping):
+            # Nothing, said with success, must not read as "there is nothing".
+            reason = "cut"
         if reason is not None:
             effect = Effect.REFUSED if reason == "429" else Effect.UNKNOWN
             error = trouble(answer, what=what, host=host)
