@@ -25,7 +25,7 @@ async def reserve(session: Session, key: str) -> str:
     """The UUID that belongs to a key. Idempotent: the same key always gives the same one."""
     answer = await session.post("v3", "idempotence_identifiers", v3.identifier_body(key))
     found = strings(answer, "uuid_list")
-    if not found:
+    if not found or not found[0]:
         raise UnsupportedEndpoint(
             f"{session.address} gave no idempotence identifier",
             remedy="This Prism cannot make snapshots safely: report its version.",
