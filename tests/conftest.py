@@ -10,5 +10,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Settings of whoever runs the tests are not the tests' own.
-for name in [name for name in os.environ if name.startswith("MOVER_") and name != "MOVER_VENDOR_DEFS"]:
+for name in [name for name in os.environ if name.startswith("MOVER_")]:
     del os.environ[name]

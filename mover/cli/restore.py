@@ -26,7 +26,7 @@ from mover.units import format_duration, format_rate, format_size
 NICS = {
     "keep": "as they were, MAC addresses too",
     "new-mac": "connected, with new MAC addresses",
-    "disconnected": "disconnected, since the original lives; new MAC addresses",
+    "disconnected": "disconnected, since the original lives; MAC addresses that it has are new",
 }
 NIC_MODES = ("auto", *NICS)
 _GOES_WITH = {

@@ -1,6 +1,6 @@
 """Everything that the lab answers and accepts, held against the vendor's own API definitions.
 
-The definitions are no part of this project: MOVER_VENDOR_DEFS names their folder, by
+The definitions are no part of this project: NUTANIX_DEFINITIONS names their folder, by
 default ../shared/reference/vendor beside the checkout. Without them nothing is checked.
 """
 
@@ -21,10 +21,10 @@ from mover.lab.operations import OPERATIONS, Operation
 from mover.lab.server import DiskSpec, VmSpec
 from tests.support.rawprism import MIB, SMALL, RawPrism, serving
 
-FOLDER = Path(os.environ.get("MOVER_VENDOR_DEFS", Path(__file__).parents[3] / "shared/reference/vendor"))
+FOLDER = Path(os.environ.get("NUTANIX_DEFINITIONS", Path(__file__).parents[3] / "shared/reference/vendor"))
 
 pytestmark = pytest.mark.skipif(
-    not (FOLDER / "v3.json").exists(), reason=f"no vendor definitions in {FOLDER} (set MOVER_VENDOR_DEFS)"
+    not (FOLDER / "v3.json").exists(), reason=f"no vendor definitions in {FOLDER} (set NUTANIX_DEFINITIONS)"
 )
 
 REAL_BUT_UNDOCUMENTED = {

@@ -18,7 +18,7 @@ from tests.contract.test_lab_vendor import FOLDER, check_v2, strange_v3, v2, v3
 from tests.support.prismworld import prism_world
 
 pytestmark = pytest.mark.skipif(
-    not (FOLDER / "v3.json").exists(), reason=f"no vendor definitions in {FOLDER} (set MOVER_VENDOR_DEFS)"
+    not (FOLDER / "v3.json").exists(), reason=f"no vendor definitions in {FOLDER} (set NUTANIX_DEFINITIONS)"
 )
 
 NEWER = {"vtpm_config"}

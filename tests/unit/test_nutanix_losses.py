@@ -144,9 +144,20 @@ def test_a_boot_from_the_network_and_an_order_are_told():
     assert "NETWORK" in words
 
 
-def test_a_description_is_kept_in_the_report():
-    request = VmRequest("new", {"v3": {**entity(PLAIN), "spec": {"description": "the shop"}}}, NicMode.KEEP, {}, "mine")
-    assert any("the shop" in warning for warning in losses.lost(entity(PLAIN), request))
+def described(words):
+    return VmRequest("new", {"v3": {**entity(PLAIN), "spec": {"description": words}}}, NicMode.KEEP, {}, "mine")
+
+
+def test_a_description_comes_back_behind_ours():
+    assert rebuild.description_of(described("the shop")) == "mine. the shop"
+    assert rebuild.description_of(described("")) == "mine"
+    assert list(losses.lost(entity(PLAIN), described("the shop"))) == []
+
+
+def test_a_description_that_is_too_long_for_both_is_kept_in_the_report():
+    long = "x" * 998
+    assert len(rebuild.description_of(described(long))) == 1000
+    assert any(long in warning for warning in losses.lost(entity(PLAIN), described(long)))
 
 
 def test_what_is_set_after_the_disks_says_again_what_was_set_in_boot():

@@ -206,10 +206,9 @@ def _lost_around(saved: Json, shown: Json, request: VmRequest) -> Iterator[str]:
     tools = ("guest_tools", "nutanix_guest_tools", "state")
     if word(saved, *tools) == "ENABLED" and word(shown, *tools) != "ENABLED":
         yield "Its guest tools are to be enabled in Prism again: until then its snapshots are crash-consistent."
-    entity = rebuild.saved_entity(request.spec)
-    description = text(entity, "spec", "description") or text(entity, "status", "description")
-    if description and request.description != description:
-        yield f"Its description tells of this restore now; it was: {description}"
+    description = rebuild.saved_description(request.spec)
+    if not rebuild.description_of(request).endswith(description):
+        yield f"Its description is cut short; it was: {description}"
     project = text(members(request.spec, "central"), "metadata", "project_reference", "name")
     if project.lower() not in ("", "default", "_internal"):
         yield f"It was in project {project}: assign it in Prism Central."

@@ -37,6 +37,8 @@ _NESTED: dict[str, Any] = {
     "vnuma_config": {"num_vnuma_nodes": None},
 }
 """Members that are objects: of them, too, only what is known. None: a plain value."""
+_DESCRIPTION_MOST = 1000
+"""Characters of a description that v3 takes."""
 _ADDRESS = {"adapter_type": None, "device_index": None}
 _NIC_PLAIN = ("nic_type", "model", "vlan_mode", "trunked_vlan_list", "num_queues", "is_connected")
 
@@ -144,11 +146,23 @@ def create_body(
         "metadata": metadata,
         "spec": {
             "name": request.name,
-            "description": request.description,
+            "description": description_of(request),
             "cluster_reference": {"kind": "cluster", "uuid": cluster_uuid},
             "resources": without_nulls(resources),
         },
     }
+
+
+def saved_description(spec: Json) -> str:
+    """What the original said of itself."""
+    entity = saved_entity(spec)
+    return text(entity, "spec", "description") or text(entity, "status", "description")
+
+
+def description_of(request: VmRequest) -> str:
+    """Ours, by which the VM is found again, then the original's, as far as v3 takes it."""
+    original = saved_description(request.spec)
+    return f"{request.description}. {original}"[:_DESCRIPTION_MOST] if original else request.description
 
 
 def _known(value: Json, shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +195,7 @@ def create_body_by_v2(
     return {
         "uuid": vm_uuid,
         "name": request.name,
-        "description": request.description,
+        "description": description_of(request),
         "memory_mb": number(saved, "memory_size_mib"),
         "num_vcpus": number(saved, "num_sockets"),
         "num_cores_per_vcpu": max(1, number(saved, "num_vcpus_per_socket")),
