@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mover.clock import Clock
 from mover.config import NodeSettings
@@ -21,16 +21,18 @@ from mover.device.direct import DirectDevice, open_direct
 from mover.device.identity import is_uuid
 from mover.device.opening import WENT_AWAY, Opener, Opening
 from mover.device.proof import Census, Want, absent, choose, refused
-from mover.errors import DeviceAbsent, DeviceBusy
+from mover.errors import DeviceAbsent, DeviceBusy, DeviceRefused
 from mover.metrics import DEVICE_REFUSED
 from mover.model.machine import Attachment
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 _RESCAN_AFTER_S = 10.0
 _BUSY_PATIENCE_S = 5.0
-"""udev and LVM look at every new disk for a moment; who holds it longer, keeps it."""
+"""udev and LVM look at every new disk for a moment, and udev gives it to its group; who holds it longer, keeps it."""
 
 _T = TypeVar("_T")
+_Found: TypeAlias = DirectDevice | DeviceAbsent | DeviceBusy | DeviceRefused
+"""What a look gives: the device, or what may pass with time."""
 
 
 def census(root: Path) -> Census:
@@ -84,7 +86,7 @@ class Locator:
             busy_since = None if isinstance(found, DeviceAbsent) else now if busy_since is None else busy_since
             held_s = 0.0 if busy_since is None else now - busy_since
             if held_s >= _BUSY_PATIENCE_S or now >= deadline:
-                DEVICE_REFUSED.labels("absent" if busy_since is None else "busy").inc()
+                DEVICE_REFUSED.labels(_reason(found)).inc()
                 raise found
             if not rescanned and now - start >= _RESCAN_AFTER_S:
                 rescanned = True
@@ -100,7 +102,7 @@ class Locator:
             future.add_done_callback(_close_unwanted)
             raise
 
-    def _try(self, want: Want) -> DirectDevice | DeviceAbsent | DeviceBusy:
+    def _try(self, want: Want) -> _Found:
         """One look. What may pass with time is returned, what cannot is raised."""
         try:
             return self._look(want)
@@ -113,12 +115,18 @@ class Locator:
                 "Run as root; a container needs the host's /sys and /dev, and its own /proc.",
             ) from error
 
-    def _look(self, want: Want) -> DirectDevice | DeviceAbsent | DeviceBusy:
+    def _look(self, want: Want) -> _Found:
         if want.before is not None:
             # What came since and is ours already is another attachment's, proven.
             want = replace(want, before=want.before | self._opening.held)
         disk = choose(sysfs.disks(self._root), want)
         return disk if isinstance(disk, DeviceAbsent) else self._opening.open(disk, want)
+
+
+def _reason(error: DeviceAbsent | DeviceBusy | DeviceRefused) -> str:
+    if isinstance(error, DeviceRefused):
+        return str(error.facts["reason"])
+    return "absent" if isinstance(error, DeviceAbsent) else "busy"
 
 
 def _close_unwanted(future: Future[Any]) -> None:

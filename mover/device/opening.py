@@ -20,13 +20,17 @@ from mover.device.direct import DirectDevice, closing_on_error, measure
 from mover.device.identity import Identity
 from mover.device.proof import Want, absent, busy, changed, not_scsi, refused
 from mover.device.sysfs import BlockDevice
-from mover.errors import DeviceAbsent, DeviceBusy
+from mover.errors import DeviceAbsent, DeviceBusy, DeviceRefused
 from mover.units import align_down
 
 _SAMPLE_BYTES = 64 * 1024
 WENT_AWAY = {errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM}
 _NOT_READY = {errno.ENOENT, *WENT_AWAY}
 _NO_RIGHTS = {errno.EACCES, errno.EPERM}
+_RIGHTS = (
+    "Run as root, or in the group disk. A container needs CAP_SYS_ADMIN and device rules (deploy/container/README.md), "
+    "a unit DeviceAllow= for such disks (deploy/systemd/mover.service); mover check names what is missing."
+)
 
 Opener = Callable[[Path, int], int]
 
@@ -58,7 +62,7 @@ class Opening:
         self.held: set[tuple[str, int | None]] = set()
         """``BlockDevice.birth`` of each disk that it opened and nobody has closed yet."""
 
-    def open(self, disk: BlockDevice, want: Want) -> DirectDevice | DeviceAbsent | DeviceBusy:
+    def open(self, disk: BlockDevice, want: Want) -> DirectDevice | DeviceAbsent | DeviceBusy | DeviceRefused:
         """The open, proven disk. What may pass with time is returned, what cannot is raised; then it is closed."""
         users = self._users(disk)
         if users:
@@ -180,18 +184,17 @@ def _flags(node: os.stat_result, *, writable: bool) -> int:
     return mode | (os.O_EXCL if stat.S_ISBLK(node.st_mode) else 0)
 
 
-def _not_opened(error: OSError, disk: BlockDevice, want: Want, path: Path) -> DeviceAbsent | DeviceBusy:
+def _not_opened(error: OSError, disk: BlockDevice, want: Want, path: Path) -> DeviceAbsent | DeviceBusy | DeviceRefused:
     if error.errno == errno.EBUSY:
         return busy(disk, want, ["the kernel says that it is held exclusively"])
     if error.errno in _NOT_READY:
         return absent(want, [disk], f"The kernel knows it, but {path} cannot be opened ({error.strerror})")
     if error.errno in _NO_RIGHTS:
-        raise refused(
-            "rights",
-            f"{path}, which is {want}, cannot be opened: {error.strerror}",
-            "Run as root. A container needs CAP_SYS_ADMIN and device rules (deploy/container/README.md), "
-            "a unit DeviceAllow= for such disks (deploy/systemd/mover.service); mover check names what is missing.",
-        ) from error
+        what = f"{path}, which is {want}, cannot be opened: {error.strerror}"
+        if error.errno == errno.EACCES:
+            # A new node is root's alone until udev gives it to the group disk: whoever waits counts the refusal.
+            return DeviceRefused(what, remedy=_RIGHTS, reason="rights")
+        raise refused("rights", what, _RIGHTS) from error
     if error.errno == errno.EROFS:
         raise refused(
             "read-only",

@@ -242,3 +242,35 @@ def test_an_empty_target_of_any_size_is_proven(tmp_path: Path, size: int):
     with DirectDevice.open_source(path) as device:
         prove_empty(device, FakeClock().random())
         assert device.size_bytes == size
+
+
+async def test_a_disk_that_udev_has_not_yet_given_to_its_group_is_waited_for(bench: Bench):
+    bench.plug()
+    tries: list[Path] = []
+
+    def opener(path: Path, flags: int) -> int:
+        tries.append(path)
+        if len(tries) < 4:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_direct(path, flags)
+
+    locator = Locator(bench.settings, bench.clock, opener=opener)
+    with await locator.locate(attachment(), writable=False) as device:
+        assert first_bytes(device) == b"sdbsdbsd"
+    assert len(tries) == 4
+    locator.close()
+
+
+async def test_device_rules_that_deny_are_not_waited_for(bench: Bench):
+    bench.plug()
+    tries: list[Path] = []
+
+    def opener(path: Path, flags: int) -> int:
+        tries.append(path)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    locator = Locator(bench.settings, bench.clock, opener=opener)
+    with pytest.raises(DeviceRefused, match="Operation not permitted"):
+        await locator.locate(attachment(), writable=False)
+    assert len(tries) == 1
+    locator.close()
