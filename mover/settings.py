@@ -67,7 +67,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"There is no file {file}", remedy="Name an existing file with --config.") from None
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}", remedy="Check its rights.") from None
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", remedy=_readable(file, error)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{file} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}",
@@ -226,4 +226,14 @@ def _secret(path: Path) -> str:
         return path.read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"The secret file {path} cannot be read: {why}", remedy="Check path and rights.") from None
+        raise ConfigError(f"The secret file {path} cannot be read: {why}", remedy=_readable(path, error)) from None
+
+
+def _readable(path: Path, error: Exception) -> str:
+    """What to do about a file that could not be read."""
+    if not isinstance(error, PermissionError):
+        return "Check path and rights: it must be a text file that is there."
+    user = os.geteuid()
+    become = "" if user == 0 else "run as root, or "
+    remedy = f"This runs as user {user}: {become}make file and folders that user's (chown -R {user} {path.parent})."
+    return f"{remedy} Of root's right to read others' files nothing is left here." if user == 0 else remedy

@@ -70,8 +70,7 @@ def command(
     """
     console = Console(as_json=as_json)
     try:
-        file = config or next((path for path in DEFAULT_FILES if path.is_file()), None)
-        settings = load(file, flags={**_assigned(assignments or ()), **(flags or {})})
+        settings = load(config or _default_file(), flags={**_assigned(assignments or ()), **(flags or {})})
         session = Session(settings, console)
         session = prepare(session) if prepare else session
         _configure_logs(session, is_daemon=is_daemon)
@@ -86,6 +85,18 @@ def command(
         raise
     except Exception as error:
         raise typer.Exit(_reported(console, first_error(error))) from None
+
+
+def _default_file() -> Path | None:
+    """The first that is there; one below /etc also where this user may not look, so that this is said."""
+    for path in DEFAULT_FILES:
+        try:
+            if path.is_file():
+                return path
+        except PermissionError:
+            if path.is_absolute():
+                return path
+    return None
 
 
 def _run_asking(work: Work, session: Session) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import os
 
 import pytest
 import typer
@@ -273,3 +274,24 @@ def test_a_person_is_asked_once_for_the_passphrase(monkeypatch, capsys):
 def test_nobody_is_asked_where_nobody_sits(monkeypatch, capsys):
     monkeypatch.setattr(typer, "prompt", lambda *_, **__: pytest.fail("asked"))
     assert fails(capsys, WrongKey("locked", remedy="open"))[0] == 6
+
+
+def test_settings_below_etc_that_this_user_may_not_look_for_are_a_mistake_in_words(monkeypatch, tmp_path):
+    """A container as an ordinary user, with /etc/mover still root's."""
+
+    class Shut(type(tmp_path)):
+        def stat(self, *, follow_symlinks=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+        def open(self, *args, **kwargs):
+            return self.stat()
+
+        def read_text(self, *args, **kwargs):
+            return self.stat()
+
+    monkeypatch.setattr(running, "DEFAULT_FILES", (Shut("mover.yaml"), Shut("/etc/mover/mover.yaml")))
+    outcome = invoke("points")
+    assert outcome.code == 2, outcome.err
+    assert "/etc/mover/mover.yaml cannot be read: Permission denied" in outcome.err
+    assert "chown -R" in outcome.err
+    assert "Traceback" not in outcome.err

@@ -1,5 +1,9 @@
 """Settings: precedence, secrets, and errors that name the setting and the remedy."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from mover.config import AUTO, Settings
@@ -113,6 +117,20 @@ def test_a_file_that_is_no_settings_is_refused(file, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="There is no file"):
         load(tmp_path / "none.yaml", environment={})
+
+
+@pytest.mark.parametrize(("user", "words"), [(10001, "run as root, or make"), (0, "nothing is left here")])
+def test_a_file_of_another_user_names_whom_to_give_it_to(file, tmp_path, monkeypatch, user, words):
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    settings = file("node: {name: n}\n")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match=r"mover\.yaml cannot be read: Permission denied") as caught:
+        load(settings, environment={})
+    assert f"chown -R {user} {tmp_path}" in caught.value.remedy
+    assert words in caught.value.remedy
 
 
 @pytest.mark.parametrize(
