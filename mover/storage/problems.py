@@ -50,8 +50,9 @@ def store_error(error: OSError, *, folder: Path, doing: str) -> StorageError:
         return StoreFull(what, remedy=remedy, **facts)
     if number == errno.EROFS:
         remedy = (
-            f"Remount the file system of {folder} read-write, or choose another folder. Where only the "
-            "daemon may not write, its unit lacks deploy/systemd/mover.service.d/repository-folder.conf.example."
+            f"Remount the file system of {folder} read-write, or choose another folder. Where only the daemon may not "
+            "write: if the folder is younger than its start, systemctl restart mover; else its unit lacks "
+            "deploy/systemd/mover.service.d/repository-folder.conf.example."
         )
         return StoreDenied(what, remedy=remedy, **facts)
     if number in _DENIED:

@@ -114,6 +114,16 @@ def test_the_example_leaves_the_fingerprint_to_the_first_check():
     assert "fingerprint" not in example["mover_settings"]["prism"]
 
 
+def test_the_repositorys_folder_is_there_before_the_unit_starts_and_keeps_its_rights():
+    """What is not there at the start, the unit's name space never lets it write to; Podman cannot mount it."""
+    tasks = yaml.safe_load((FOLDER / "roles/mover/tasks/unit.yml").read_text())
+    names = [task["name"] for task in tasks]
+    making = tasks[names.index("Make the repository's folder")]["ansible.builtin.command"]
+    assert names.index("Make the repository's folder") < names.index("Let the daemon write to the repository's folder")
+    assert making["creates"] == "{{ mover_repository_folder }}", "one that is there is not touched"
+    assert "-p" not in making["cmd"].split(), "what it lies in is the operator's: a mount, perhaps"
+
+
 @pytest.mark.parametrize("version", ["3.11", "3.13"])
 def test_a_bundle_for_another_python_has_what_that_one_takes(version: str):
     lock = (ROOT / "deploy/requirements.lock").read_text()
