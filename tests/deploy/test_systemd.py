@@ -192,17 +192,35 @@ def node(tmp_path: Path) -> Node:
 
 def test_the_command_runs_in_the_container_that_runs(node):
     asked = node.call("restore", "a b", "--name", "c*", running=True)
-    assert asked.stdout.splitlines() == ["exec", "--interactive", "mover", "mover", "restore", "a b", "--name", "c*"]
+    assert asked.stdout.splitlines() == ["exec", "mover", "mover", "restore", "a b", "--name", "c*"]
 
 
 @pytest.mark.parametrize(("equals", "folder"), [(" ", "%t"), ("=", "/run")])
 def test_without_it_the_command_gets_the_units_rights_in_a_container_of_its_own(node, equals, folder):
     node.unit.write_text(GENERATED.format(equals, folder))
     assert node.call("restore", "a b", "--name", "c*").stdout.splitlines() == [
-        *("run", "--interactive", "--rm", "--network", "host", "--cap-drop", "all", "--read-only", "-v", "/dev:/dev"),
-        *("--health-cmd", "mover health", "--device-cgroup-rule=b 8:* rw", "--stop-timeout=110"),
+        *(
+            "run",
+            "--no-healthcheck",
+            "--rm",
+            "--network",
+            "host",
+            "--cap-drop",
+            "all",
+            "--read-only",
+            "-v",
+            "/dev:/dev",
+        ),
+        *("--device-cgroup-rule=b 8:* rw", "--stop-timeout=110"),
         *("localhost/mover:latest", "restore", "a b", "--name", "c*"),
     ]
+
+
+def test_the_input_stays_that_of_the_script_that_calls_it(node):
+    """``while read vm; do mover backup "$vm"; done``: podman with --interactive would read the other lines."""
+    assert "--interactive" not in node.call("backup", "web01", running=True).stdout
+    node.unit.write_text(GENERATED.format(" ", "%t"))
+    assert "--interactive" not in node.call("check").stdout
 
 
 def test_without_a_container_or_its_unit_the_command_says_what_to_install(node):
