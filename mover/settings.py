@@ -235,5 +235,8 @@ def _readable(path: Path, error: Exception) -> str:
         return "Check path and rights: it must be a text file that is there."
     user = os.geteuid()
     become = "" if user == 0 else "run as root, or "
-    remedy = f"This runs as user {user}: {become}make file and folders that user's (chown -R {user} {path.parent})."
+    # Only a folder that is closed to us, which /etc never is, with what it holds; else the file alone.
+    closed = next((folder for folder in reversed(path.absolute().parents) if not os.access(folder, os.X_OK)), None)
+    change = f"chown {user} {path}" if closed is None else f"chown -R {user} {closed}"
+    remedy = f"This runs as user {user}: {become}give it to that user ({change})."
     return f"{remedy} Of root's right to read others' files nothing is left here." if user == 0 else remedy
