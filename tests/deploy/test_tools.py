@@ -153,6 +153,26 @@ def test_a_missing_program_skips_a_test_unless_it_is_owed(monkeypatch: pytest.Mo
     assert programs.needs("no-such-program").mark.args == (False,), "CI on Debian would skip it in silence"
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("promtool, version 2.32.1 (branch: HEAD)", "is version 2.32, too old: 2.42 is needed"),
+        ("promtool, version 2.42.0+ds (branch: x)", ""),
+        ("promtool, version 3.1.0", ""),
+        ("promtool: not found", "is of an unknown version, too old: 2.42 is needed"),
+    ],
+)
+def test_a_program_that_is_too_old_counts_as_missing(machine: Machine, monkeypatch, said: str, reason: str):
+    machine.has("promtool", f"echo '{said}' >&2")
+    monkeypatch.setattr(programs, "_PATH", str(machine.path))
+    monkeypatch.setattr(programs, "OWED", False)
+    programs.too_old.cache_clear()
+    mark = programs.needs("promtool").mark
+    programs.too_old.cache_clear()
+    assert mark.args == (bool(reason),)
+    assert mark.kwargs["reason"] == (reason and f"{machine.path}/promtool {reason}")
+
+
 # --- the Python ------------------------------------------------------------------------------
 
 OLD = 'case $1 in -c) exit 1 ;; -m) echo "too old" >&2; exit 9 ;; esac'
