@@ -45,7 +45,7 @@ def test_sysfs_looks_like_the_kernels(bus: Bus) -> None:
     facts = {fact: bus.sysfs(name, fact) for fact in ("size", "ro", "dev", "queue/logical_block_size", "device/vendor")}
     real = os.stat(bus.node(name))
     device = f"{os.major(real.st_rdev)}:{os.minor(real.st_rdev)}" if bus.use_loop else "0:0"
-    sector = "4096" if bus.bank.has_reflink else "512"
+    sector = "4096" if bus.use_loop and bus.bank.has_reflink else "512"
     assert facts == {
         "size": str(SIZE // 512),
         "ro": "0",
