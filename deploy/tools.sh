@@ -35,7 +35,7 @@ rhel)
     echo "Installing$packages ..."
     # strict=0: what no repository has is left out.
     if said=$(dnf install -y -q --setopt=strict=0 --setopt=install_weak_deps=0 $packages 2>&1); then
-        why="no repository of this machine has them; EPEL has more"
+        why="no repository of this machine has them; EPEL has more: dnf install epel-release"
     else
         why=$(echo "$said" | tail -n 1)
     fi
