@@ -51,6 +51,7 @@ PARTS = {"full": ("fio read", "compute"), "restore": ("open blocks", "fio read a
 """What the limit of an operation is made of."""
 _BESIDE = {"full": ("fio read of disk, write of packs",), "restore": ("fio read of packs", "fio write")}
 """What explains one of them, or the rest."""
+_AT_ONCE = {"fio read of disk, write of packs", "fio read and write"}
 
 
 def where_it_goes(runs: Sequence[Run]) -> list[str]:
@@ -60,11 +61,13 @@ def where_it_goes(runs: Sequence[Run]) -> list[str]:
         ours = [run for run in runs if (run.who, run.what) == ("mover", what)]
         shown = (*_BESIDE.get(what, ()), *parts)
         alone = {part: [run for run in runs if (run.who, run.what) == ("limit", part)] for part in shown}
-        if not ours or not all(alone.values()):
+        if not ours or not all(alone[part] for part in parts):
             continue
         lines += ["", f"| where a {what} goes | wall s | CPU s |", "| --- | --- | --- |"]
         for part, same in alone.items():
-            lines.append(f"| {part}, alone | {_wall(same):.2f} | {_cpu(same):.2f} |")
+            if same:
+                how = "at once" if part in _AT_ONCE else "alone"
+                lines.append(f"| {part}, {how} | {_wall(same):.2f} | {_cpu(same):.2f} |")
         beyond = _cpu(ours) - sum(_cpu(alone[part]) for part in parts)
         lines.append(f"| ours | {_wall(ours):.2f} | {_cpu(ours):.2f} |")
         lines.append(f"| ours beyond the parts: Python, self-checks, index, manifest | | {beyond:.2f} |")

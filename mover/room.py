@@ -19,11 +19,13 @@ STATE_LEAST_BYTES = 16 * MIB
 """Below it nothing begins or goes on: each of two databases writes 4 MiB beside its file before it takes them in."""
 _PAGE = bytes(4096)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the process or machine lacks for a moment says nothing about the folder."""
 _GOES_ON = "Jobs that were running then go on with the next backup or restore, or mover serve."
 
 
 def trouble_of(state_dir: Path) -> StateFull | StateDamaged | None:
-    """The error of a state folder that takes no more: without room, or it refuses a page that is tried."""
+    """The error of a state folder that takes no more: without room, or it refuses a page that is tried. Blocks."""
     try:
         free = shutil.disk_usage(state_dir).free
         if free >= STATE_LEAST_BYTES:
@@ -40,8 +42,10 @@ def trouble_of(state_dir: Path) -> StateFull | StateDamaged | None:
     )
 
 
-def _refused(state_dir: Path, error: OSError) -> StateFull | StateDamaged:
+def _refused(state_dir: Path, error: OSError) -> StateFull | StateDamaged | None:
     """Free bytes are not all: a quota, inodes, a file system that became read-only."""
+    if error.errno in _OURS:
+        return None
     if error.errno in _FULL:
         return StateFull(
             f"The state folder {state_dir} takes nothing more: {error.strerror}",

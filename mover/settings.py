@@ -12,6 +12,7 @@ import inspect
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -230,13 +231,16 @@ def _secret(path: Path) -> str:
 
 
 def _readable(path: Path, error: Exception) -> str:
-    """What to do about a file that could not be read."""
+    """What to do about a file that could not be read. No chown to paste: the daemon may be another user's."""
     if not isinstance(error, PermissionError):
         return "Check path and rights: it must be a text file that is there."
     user = os.geteuid()
-    become = "" if user == 0 else "run as root, or "
-    # Only a folder that is closed to us, which /etc never is, with what it holds; else the file alone.
-    closed = next((folder for folder in reversed(path.absolute().parents) if not os.access(folder, os.X_OK)), None)
-    change = f"chown {user} {path}" if closed is None else f"chown -R {user} {closed}"
-    remedy = f"This runs as user {user}: {become}give it to that user ({change})."
-    return f"{remedy} Of root's right to read others' files nothing is left here." if user == 0 else remedy
+    if user == 0:
+        return (
+            "This is root without the right to read others' files (a unit, a container): the file must be root's, in a "
+            f"folder that is not hidden from it, such as /etc/mover (chown 0 {shlex.quote(str(path))})."
+        )
+    return (
+        f"This runs as user {user}: run it as root (sudo mover …). Only where mover is always to run as that user, as "
+        "in a container, give it the settings: deploy/container/README.md says how."
+    )

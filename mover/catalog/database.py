@@ -53,7 +53,9 @@ async def open_database(path: Path) -> AsyncEngine:
     except DBAPIError as error:
         await engine.dispose()
         cause = driver_error(error)
-        raise (_unusable(path, cause) if cause else error) from error
+        if cause is None:
+            raise
+        raise _unusable(path, cause) from error
     if found > SCHEMA_VERSION:
         await engine.dispose()
         raise ConfigError(

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import signal
+import stat
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -91,11 +92,13 @@ def _default_file() -> Path | None:
     """The first that is there; one below /etc also where this user may not look, so that this is said."""
     for path in DEFAULT_FILES:
         try:
-            if path.is_file():
+            if stat.S_ISREG(path.stat().st_mode):
                 return path
         except PermissionError:
             if path.is_absolute():
                 return path
+        except OSError:
+            continue
     return None
 
 

@@ -18,8 +18,18 @@ from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSClient
 
+from mover import SQLITE_LEAST
 from mover.clock import Clock
-from mover.errors import AmbiguousName, JobError, MoverError, StateDamaged, StateFull, UsageError, all_errors
+from mover.errors import (
+    AmbiguousName,
+    ConfigError,
+    JobError,
+    MoverError,
+    StateDamaged,
+    StateFull,
+    UsageError,
+    all_errors,
+)
 from mover.jobs.steps import Values
 from mover.room import driver_error, unusable
 
@@ -187,9 +197,14 @@ class JobBook:
 def prepare_database(state_dir: Path, *, is_executor: bool = False) -> Path:
     """Make the file and set it to write-ahead logging, once: that persists, and doubles its speed.
 
-    Raises StateDamaged for a file that is no database, or is cut short; an executor looks at every page
-    (15 ms for 2,000 jobs), since what it runs must not end at one that is damaged.
+    Raises ConfigError for a SQLite that is too old, StateDamaged for a file that is no database, or is cut short; an
+    executor looks at every page (15 ms for 2,000 jobs), since what it runs must not end at one that is damaged.
     """
+    if sqlite3.sqlite_version_info < SQLITE_LEAST:
+        raise ConfigError(
+            f"This Python's SQLite is {sqlite3.sqlite_version}; jobs need {'.'.join(map(str, SQLITE_LEAST))} or newer",
+            remedy="Install pysqlite3 beside mover (pip install pysqlite3), or run a Python with a newer SQLite.",
+        )
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = (state_dir / DATABASE_NAME).resolve()
     try:

@@ -37,7 +37,7 @@ EXECUTOR = "executor"
 """The one of this state folder; the lock proves that the former one is dead."""
 _QUEUE_POLL_S = 0.1
 _CANCEL_POLL_S = 0.5
-_ROOM_POLL_S = 1.0
+_ROOM_POLL_S = 5.0
 _LOG = logs.get(__name__)
 _OUTCOMES = ("done", "failed", "cancelled", "interrupted")
 
@@ -131,7 +131,7 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 watching = [
                     group.create_task(watch)
-                    for watch in (engine._watch_cancels(), engine._watch_room(), engine._fail_without_state())
+                    for watch in (engine._watch_cancels(), engine._watch_room(threads), engine._fail_without_state())
                 ]
                 yield engine
                 for task in watching:
@@ -239,9 +239,10 @@ class Engine:
                     cancellation.wish()
             await self._clock.sleep(_CANCEL_POLL_S)
 
-    async def _watch_room(self) -> None:
+    async def _watch_room(self, threads: ThreadPoolExecutor) -> None:
         """Before a database finds out: then something is half done."""
-        while not (trouble := trouble_of(self._state_dir)):
+        loop = asyncio.get_running_loop()
+        while not (trouble := await loop.run_in_executor(threads, trouble_of, self._state_dir)):
             await self._clock.sleep(_ROOM_POLL_S)
         self._lose(trouble)
 

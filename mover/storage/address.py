@@ -172,6 +172,9 @@ def _check_endpoint(options: S3Options) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         remedy = "Write the endpoint as https://host or https://host:port."
         raise ConfigError(f"{options.endpoint!r} is not an endpoint", remedy=remedy)
+    if "@" in parts.netloc:
+        remedy = "Put access_key_id and secret_access_key into the options of the store."
+        raise ConfigError("An endpoint must not carry a secret", remedy=remedy)
     if parts.scheme == "http" and not options.allow_http:
         raise ConfigError(
             f"The endpoint {options.endpoint} is without TLS",

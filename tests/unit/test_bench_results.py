@@ -183,11 +183,13 @@ def test_a_restore_is_held_against_its_limit_within_each_round():
 def test_where_a_restore_goes_is_told_by_part_and_stage():
     lines = report.where_it_goes(end_to_end_runs())
     assert "| fio write, alone | 1.80 | 0.20 |" in lines
-    assert "| fio read and write, alone | 3.00 | 0.50 |" in lines
+    assert "| fio read and write, at once | 3.00 | 0.50 |" in lines
     assert "| ours beyond the parts: Python, self-checks, index, manifest | | 1.50 |" in lines
     assert "| threads' seconds in opened | 3.25 | |" in lines
     assert not [line for line in lines if "skipped" in line or "a full goes" in line]
-    assert report.where_it_goes([run for run in end_to_end_runs() if run.what != "fio write"]) == []
+    older = report.where_it_goes([run for run in end_to_end_runs() if run.what != "fio write"])
+    assert older == [line for line in lines if "fio write," not in line]
+    assert report.where_it_goes([run for run in end_to_end_runs() if run.what != "open blocks"]) == []
 
 
 def test_a_page_names_who_missed_what_and_settings_by_their_dots(tmp_path):

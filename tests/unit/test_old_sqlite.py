@@ -2,13 +2,23 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-WHICH = """
+pytestmark = pytest.mark.skipif(find_spec("pysqlite3") is None, reason="it is there for Linux on x86_64 alone")
+
+OLD = """
 import sys, _sqlite3
 _sqlite3.sqlite_version = sys.argv[1]
+"""
+NEITHER = """
+sys.modules["pysqlite3"] = None
+"""
+NEWER = """
 import mover, sqlite3
+"""
+WHICH = """
 print(sqlite3.__name__)
 """
 SUBMIT = """
@@ -35,8 +45,13 @@ def probe(script, *words):
 
 @pytest.mark.parametrize(("version", "taken"), [("3.9.2", "pysqlite3"), ("3.35.0", "sqlite3"), ("3.46.1", "sqlite3")])
 def test_a_newer_sqlite_is_taken_where_pythons_is_too_old(version, taken):
-    assert probe(WHICH, version) == [taken]
+    assert probe(OLD + NEWER + WHICH, version) == [taken]
 
 
 def test_jobs_are_kept_by_the_newer_one(tmp_path):
-    assert probe(WHICH + SUBMIT, "3.34.1", tmp_path) == ["pysqlite3", "True", "True"]
+    assert probe(OLD + NEWER + WHICH + SUBMIT, "3.34.1", tmp_path) == ["pysqlite3", "True", "True"]
+
+
+def test_without_a_newer_one_only_jobs_are_refused_in_words(tmp_path):
+    said = probe(OLD + NEITHER + NEWER + SUBMIT, "3.34.1", tmp_path)
+    assert "ConfigError: This Python's SQLite is 3.34.1; jobs need 3.35 or newer" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,13 @@ from mover import room
 from mover.catalog.database import open_database
 from mover.errors import StateDamaged, StateFull
 from tests.support.folders import needs_mounts, run, small
+
+
+def refusing(number: int) -> Callable[..., None]:
+    def refuse(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 def test_nothing_is_left_of_the_trial(tmp_path: Path) -> None:
@@ -31,16 +38,19 @@ def test_nothing_is_left_of_the_trial(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_folder_refuses_is_told_in_words(tmp_path: Path, monkeypatch, number: int, kind: type, hint: str):
-    def refuse(**_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing(number))
     trouble = room.trouble_of(tmp_path)
     assert type(trouble) is kind
     assert os.strerror(number) in trouble.message
     assert hint in trouble.remedy
     with pytest.raises(kind):
         room.require_room(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_the_machine_lacks_for_a_moment_is_no_trouble_of_the_folder(tmp_path: Path, monkeypatch, number: int):
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing(number))
+    assert room.trouble_of(tmp_path) is None
 
 
 def test_a_folder_that_is_gone_is_told_in_words(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_options_become_values() -> None:
         ({"secret_access_key": "x"}, ConfigError, "access_key_id"),
         ({"endpoint": "store.example"}, ConfigError, "https://host"),
         ({"endpoint": "http://store.example"}, ConfigError, "allow_http: true"),
+        ({"endpoint": "https://key:secret@store.example"}, ConfigError, "secret_access_key"),
     ],
 )
 def test_wrong_options_are_explained(options: dict[str, str], kind: type[ConfigError], said: str) -> None:
