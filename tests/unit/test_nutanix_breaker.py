@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 
@@ -10,13 +11,13 @@ import pytest
 from pydantic import SecretStr
 
 from mover.clock import FakeClock
-from mover.errors import LoginRefused
+from mover.errors import CertificateRejected, HypervisorUnreachable, LoginRefused, StateDamaged
 from mover.hypervisor.nutanix import breaker as breaking
 from mover.hypervisor.nutanix.address import PrismAddress, parse_address
 from mover.hypervisor.nutanix.breaker import Breaker
 from mover.hypervisor.nutanix.session import Session
 from tests.support.prismworld import prism_world
-from tests.support.tinyprism import TinyPrism, answers, serving, settings_for
+from tests.support.tinyprism import TinyPrism, answers, cut, fingerprint, serving, settings_for
 
 MINUTE, HOUR = 60.0, 3600.0
 ADDRESS = PrismAddress("pe")
@@ -27,9 +28,9 @@ def breaker(folder, clock, secret="hunter2", address=ADDRESS):
     return Breaker(folder, address, "admin", secret, clock)
 
 
-def is_let_through(one):
+async def is_let_through(one):
     try:
-        one.check()
+        await one.check()
     except LoginRefused:
         return False
     return True
@@ -42,127 +43,202 @@ def clock(monkeypatch):
     return FakeClock()
 
 
-def test_it_keeps_no_password(tmp_path, clock):
+async def test_it_keeps_no_password(tmp_path, clock):
     one = breaker(tmp_path, clock)
-    one.open()
+    await one.open()
     written = one.path.read_text()
     assert "hunter2" not in written
     assert one.path.stat().st_mode & 0o077 == 0
-    assert not is_let_through(one)
-    assert is_let_through(breaker(tmp_path, clock, "other"))
-    assert is_let_through(breaker(tmp_path, clock, address=PrismAddress("pe2")))
+    assert not await is_let_through(one)
+    assert await is_let_through(breaker(tmp_path, clock, "other"))
+    assert await is_let_through(breaker(tmp_path, clock, address=PrismAddress("pe2")))
 
 
-def test_probes_are_single_and_ever_rarer_over_restarts(tmp_path, clock):
-    breaker(tmp_path, clock).open()
+async def test_probes_are_single_and_ever_rarer_over_restarts(tmp_path, clock):
+    await breaker(tmp_path, clock).open()
     sent = []
     for at in (0.2, 0.25, 0.5, 1.2, 1.25, 4, 7.2, 7.25, 20, 31.2, 31.25, 55.2, 55.25):
         clock.elapsed = at * HOUR
         for one in (breaker(tmp_path, clock), breaker(tmp_path, clock)):
-            if is_let_through(one):
+            if await is_let_through(one):
                 sent.append(at)
-                one.open()
+                await one.open()
     assert sent == [0.25, 1.25, 7.25, 31.25, 55.25]
     wrong = [0.0, *sent]
     assert max(sum(at <= other < at + 24 for other in wrong) for at in wrong) == 4
 
 
-def test_a_probe_that_dies_on_its_way_is_not_sent_anew(tmp_path, clock):
-    breaker(tmp_path, clock).open()
+async def test_a_probe_that_dies_on_its_way_is_not_sent_anew(tmp_path, clock):
+    await breaker(tmp_path, clock).open()
     clock.elapsed += 15 * MINUTE
-    assert is_let_through(breaker(tmp_path, clock))
+    assert await is_let_through(breaker(tmp_path, clock))
     clock.elapsed += 59 * MINUTE
-    assert not is_let_through(breaker(tmp_path, clock))
+    assert not await is_let_through(breaker(tmp_path, clock))
     clock.elapsed += 1 * MINUTE
-    assert is_let_through(breaker(tmp_path, clock))
+    assert await is_let_through(breaker(tmp_path, clock))
 
 
-def test_refusals_of_several_processes_at_once_are_all_counted(tmp_path, clock):
+async def test_refusals_of_several_processes_at_once_are_all_counted(tmp_path, clock):
     for one in [breaker(tmp_path, clock) for _ in range(4)]:
-        one.open()
+        await one.open()
     clock.elapsed += 23 * HOUR
-    assert not is_let_through(breaker(tmp_path, clock))
+    assert not await is_let_through(breaker(tmp_path, clock))
 
 
-def test_a_central_and_its_element_count_together(tmp_path, clock):
+async def test_a_central_and_its_element_count_together(tmp_path, clock):
     """They ask the same directory, which counts all wrong log-ins."""
 
     def pair():
         return breaker(tmp_path, clock), breaker(tmp_path, clock, address=PrismAddress("pc"))
 
     for one in pair():
-        one.open()
+        await one.open()
     sent = [0.0, 0.0]
     for at in range(1, 32):
         clock.elapsed = at * HOUR
         for one in pair():
-            if is_let_through(one):
+            if await is_let_through(one):
                 sent.append(clock.elapsed / HOUR)
-                one.open()
-    assert sent == [0.0, 0.0, 1.0, 7.0, 31.0]
+                await one.open()
+    assert sent == [0.0, 0.0, 1.0, 7.0, 24.0]
     clock.elapsed = 55 * HOUR
     element, central = pair()
-    assert is_let_through(element)
-    element.close()
-    assert is_let_through(central)
+    assert await is_let_through(element)
+    await element.close()
+    assert await is_let_through(central)
 
 
-def test_success_forgets_its_own_password_alone(tmp_path, clock):
+async def test_success_forgets_its_own_password_alone(tmp_path, clock):
     mine, theirs = breaker(tmp_path, clock), breaker(tmp_path, clock, "other")
-    mine.open()
-    theirs.open()
-    assert not is_let_through(mine)
-    assert not is_let_through(theirs)
-    mine.close()
-    assert is_let_through(breaker(tmp_path, clock))
-    assert not is_let_through(breaker(tmp_path, clock, "other"))
-    theirs.close()
+    await mine.open()
+    await theirs.open()
+    assert not await is_let_through(mine)
+    assert not await is_let_through(theirs)
+    await mine.close()
+    assert await is_let_through(breaker(tmp_path, clock))
+    assert not await is_let_through(breaker(tmp_path, clock, "other"))
+    await theirs.close()
     assert not theirs.path.exists()
 
 
-def test_two_wrong_passwords_do_not_make_each_other_new(tmp_path, clock):
+async def test_two_wrong_passwords_do_not_make_each_other_new(tmp_path, clock):
     for _ in range(3):
         for secret in ("old", "typo"):
             one = breaker(tmp_path, clock, secret)
-            if is_let_through(one):
-                one.open()
-    [first, second] = json.loads(breaker(tmp_path, clock).path.read_text())["refused"]
+            if await is_let_through(one):
+                await one.open()
+    [first, second] = json.loads(breaker(tmp_path, clock).path.read_text())["refused"].values()
     assert (first["tries"], second["tries"]) == (1, 1)
 
 
-def test_a_torn_file_does_not_stop_anybody(tmp_path, clock):
+async def test_a_torn_file_does_not_stop_anybody(tmp_path, clock):
     one = breaker(tmp_path, clock)
-    one.open()
+    await one.open()
     one.path.write_text('{"salt": "zz"')
-    assert is_let_through(one)
+    assert await is_let_through(one)
     assert one.path.exists()
 
 
-def test_a_clock_that_was_set_back_does_not_stop_it_for_years(tmp_path, clock):
+async def test_a_clock_that_was_set_back_does_not_stop_it_for_years(tmp_path, clock):
     clock.elapsed = 400 * 24 * HOUR
-    breaker(tmp_path, clock).open()
+    await breaker(tmp_path, clock).open()
     clock.elapsed = 0.0
-    assert is_let_through(breaker(tmp_path, clock))
-    assert not is_let_through(breaker(tmp_path, clock))
+    assert await is_let_through(breaker(tmp_path, clock))
+    assert not await is_let_through(breaker(tmp_path, clock))
 
 
-def test_what_cannot_be_written_is_remembered_and_what_cannot_be_claimed_is_not_tried(tmp_path, clock, monkeypatch):
-    known = breaker(tmp_path, clock)
-    known.open()
-    clock.elapsed += HOUR
-
+@pytest.fixture
+def full_disk(monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LoginRefused, match="cannot be noted"):
-        breaker(tmp_path, clock).check()
-    other = breaker(tmp_path, clock, "other")
-    other.open()
-    assert not is_let_through(other)
-    clock.elapsed += 16 * MINUTE
-    assert is_let_through(other)
-    assert not is_let_through(other)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        yield patched
+
+
+async def test_what_cannot_be_written_is_remembered_and_what_cannot_be_claimed_is_not_tried(tmp_path, clock, full_disk):
+    one = breaker(tmp_path, clock)
+    assert "tried once more at 2025-10-09T09:08:20Z" in (await one.open()).message
+    assert not await is_let_through(one)
+    clock.elapsed += 15 * MINUTE
+    with pytest.raises(StateDamaged, match="No space left on device") as caught:
+        await one.check()
+    assert "refused" not in caught.value.message
+    assert caught.value.retryable
+    full_disk.undo()
+    assert await is_let_through(one)
+    assert "2 sent); it is tried once more at 2025-10-09T10:08:20Z" in (await one.open()).message
+    assert not await is_let_through(one)
+    assert not await is_let_through(breaker(tmp_path, clock))
+
+
+async def test_what_was_sent_elsewhere_counts_for_a_day(tmp_path, clock):
+    """The file of a Prism that prism.url named formerly stays."""
+    for _ in range(4):
+        await breaker(tmp_path, clock, address=PrismAddress("former")).open()
+    one = breaker(tmp_path, clock)
+    await one.open()
+    clock.elapsed += 23 * HOUR
+    assert not await is_let_through(one)
+    clock.elapsed += 1 * HOUR
+    await one.close()
+    await one.open()
+    clock.elapsed += 15 * MINUTE
+    assert await is_let_through(one)
+
+
+async def test_a_probe_that_never_left_is_due_as_before(tmp_path, clock):
+    one = breaker(tmp_path, clock)
+    await one.open()
+    before = one.path.read_text()
+    clock.elapsed += 15 * MINUTE
+    for _ in range(5):
+        assert await is_let_through(one)
+        assert not await is_let_through(breaker(tmp_path, clock))
+        await one.give_back()
+    assert one.path.read_text() == before
+    assert await is_let_through(one)
+    await breaker(tmp_path, clock).open()
+    await one.give_back()
+    clock.elapsed += 6 * HOUR - 1
+    assert not await is_let_through(one)
+
+
+async def test_a_lock_that_cannot_be_used_is_said_and_stops_no_changed_password(tmp_path, clock):
+    one = breaker(tmp_path, clock)
+    await one.open()
+    lock = one.path.with_name("lock")
+    lock.unlink()
+    lock.mkdir()
+    assert not await is_let_through(one)
+    clock.elapsed += 15 * MINUTE
+    with pytest.raises(StateDamaged, match="Is a directory") as caught:
+        await one.check()
+    assert str(lock) in caught.value.message
+    assert "none was sent" in caught.value.message
+    assert "refused" not in caught.value.message
+    assert await is_let_through(breaker(tmp_path, clock, "changed"))
+
+
+async def test_a_process_that_was_stopped_with_the_lock_stops_nobody_else(tmp_path, clock):
+    one = breaker(tmp_path, clock)
+    await one.open()
+    clock.elapsed += 15 * MINUTE
+    with one.path.with_name("lock").open() as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(StateDamaged, match="another process holds it") as caught:
+            await one.check()
+        assert caught.value.retryable
+        other = breaker(tmp_path, clock, "other")
+        await other.open()
+        assert not await is_let_through(other)
+        waits = asyncio.create_task(one.check())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waits.done()
+    await waits
+    assert not await is_let_through(breaker(tmp_path, clock))
 
 
 # --- in a session -----------------------------------------------------------------------
@@ -202,6 +278,87 @@ async def test_a_prism_without_cookies_gets_one_wrong_log_in_however_many_calls_
         await one.close()
     assert all(isinstance(result, LoginRefused) for result in results)
     assert len(tiny.calls) == 3
+
+
+async def test_a_session_that_is_in_comes_back_after_what_another_one_met(tmp_path, clock):
+    """Without cookies each call is a log-in: the first that is due again proves the password for all."""
+    tiny = TinyPrism(cookies=False)
+    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
+
+    def session():
+        return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
+
+    async with serving(tiny, tmp_path):
+        daemon, command = session(), session()
+        await daemon.get("v3", "things/1")
+        tiny.script("users/me", answers(401))
+        for one in (command, daemon):
+            with pytest.raises(LoginRefused):
+                await one.get("v3", "things/1")
+        clock.elapsed += 15 * MINUTE
+        for one in (daemon, daemon, command):
+            assert await one.get("v3", "things/1") == {"thing": "1"}
+        await daemon.close()
+        await command.close()
+    assert list((tmp_path / "breakers").glob("*.json")) == []
+
+
+async def test_an_outage_is_told_as_such_and_costs_no_probe(tmp_path, clock):
+    nobody = TinyPrism(port=1)
+    known = breaker(tmp_path, clock, "secret", PrismAddress("127.0.0.1", 1))
+    await known.open()
+    clock.elapsed += 15 * MINUTE
+    one = Session(PrismAddress("127.0.0.1", 1), settings_for(nobody), clock=clock, state_dir=tmp_path)
+    with pytest.raises(HypervisorUnreachable, match="no connection"):
+        await one.get("v3", "things/1")
+    await one.close()
+    [refused] = json.loads(known.path.read_text())["refused"].values()
+    assert refused["tries"] == 1
+    assert await is_let_through(known)
+
+
+async def test_a_probe_counts_once_it_left_and_not_where_the_certificate_was_distrusted(tmp_path, clock):
+    tiny = TinyPrism()
+    async with serving(tiny, tmp_path):
+        address = PrismAddress("127.0.0.1", tiny.port)
+        known = breaker(tmp_path, clock, "secret", address)
+        await known.open()
+        clock.elapsed += 15 * MINUTE
+        tiny.script("users/me", cut())
+        for pin, error, tries in (("00" * 32, CertificateRejected, 1), (fingerprint(), LoginRefused, 2)):
+            one = Session(address, settings_for(tiny, fingerprint=pin), clock=clock, state_dir=tmp_path)
+            with pytest.raises(error):
+                await one.log_in()
+            await one.close()
+            [refused] = json.loads(known.path.read_text())["refused"].values()
+            assert refused["tries"] == tries
+    assert len(tiny.calls) == 1
+
+
+async def test_where_cookies_do_not_count_a_directory_that_goes_away_gets_two_wrong_log_ins_of_many_calls(
+    tmp_path, clock
+):
+    """The second asks whether it is the password, or the right to that call; both are counted."""
+    tiny = TinyPrism()
+    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
+
+    async def goes_away(request):
+        if "Authorization" in request.headers:
+            tiny.password = "not known while the directory is away"
+        return await answers(401)(request)
+
+    async with serving(tiny, tmp_path):
+        one = Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
+        await one.get("v3", "things/1")
+        tiny.script("v2/odd", *[goes_away] * 40)
+        results = await asyncio.gather(*(one.get("v2", f"odd/{n}") for n in range(8)), return_exceptions=True)
+        await one.close()
+    assert all(isinstance(result, LoginRefused) for result in results)
+    assert len([call for call in tiny.sent("v2/odd") if call.basic]) == 1
+    assert len(tiny.sent("users/me")) == 3
+    [file] = (tmp_path / "breakers").glob("*.json")
+    [refused] = json.loads(file.read_text())["refused"].values()
+    assert refused["tries"] == 2
 
 
 async def test_ten_hours_of_two_processes_with_a_wrong_password_lock_no_account(tmp_path, clock):

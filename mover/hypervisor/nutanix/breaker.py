@@ -6,19 +6,20 @@ allowed after each of ``_PAUSES_S``; a success forgets. Persisted, and shared by
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
-import hmac
 import json
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from mover import logs
 from mover.clock import Clock, iso, secret_bytes
-from mover.errors import LoginRefused
+from mover.errors import LoginRefused, StateDamaged
 from mover.hypervisor.nutanix.address import PrismAddress
 
 log = logs.get(__name__)
@@ -30,128 +31,114 @@ _REMEMBERED = 8
 _SALT_BYTES = 16
 # Slow on purpose: the file must not become an oracle for the password. About 10 ms, only where a file exists.
 _COST = {"n": 1 << 12, "r": 8, "p": 1}
+# It is held for milliseconds; longer only by a process that was stopped.
+_LOCK_WITHIN_S, _LOCK_POLL_S = 5.0, 0.05
+
+_Kept = TypeVar("_Kept", bound="_Refused | None")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Refused:
-    """One password that was refused."""
+    """One password that was refused; Unix times."""
 
-    secret_hash: str
     since: float
-    tries: int = 0
+    last_at: float
+    tries: int
     """Log-ins sent with it; one that is about to be sent counts."""
-    next_at: float = 0.0
-    """Not before this Unix time is it sent again."""
-
-    def count(self, now: float, elsewhere: Collection[_Refused] = ()) -> None:
-        """One more log-in. elsewhere: of the same password, at other Prisms that may ask the same directory."""
-        self.tries += 1
-        total = self.tries + sum(other.tries for other in elsewhere)
-        self.next_at = now + _PAUSES_S[min(total, len(_PAUSES_S)) - 1]
-
-    def is_due(self, now: float) -> bool:
-        """Also where the clock was set back by more than a pause can last."""
-        return not 0 < self.next_at - now <= _PAUSES_S[-1]
 
 
 @dataclass(slots=True)
 class _Record:
-    """What the file holds."""
+    """What a file holds: the refused by the hashes of their passwords, the latest last."""
 
+    user: str
     salt: str = field(default_factory=lambda: secret_bytes(_SALT_BYTES).hex())
-    refused: list[_Refused] = field(default_factory=list)
-
-    def of(self, secret_hash: str) -> _Refused | None:
-        return next((one for one in self.refused if hmac.compare_digest(one.secret_hash, secret_hash)), None)
+    refused: dict[str, _Refused] = field(default_factory=dict)
 
 
 class Breaker:
-    """Remembers, per (Prism, user), hashes of the secrets that were refused."""
+    """Remembers, per (Prism, user), hashes of the secrets that were refused.
+
+    For one log-in at a time: ``check`` before it, then what became of it: ``open``, ``close`` or ``give_back``.
+    """
 
     def __init__(self, state_dir: Path, address: PrismAddress, username: str, secret: str, clock: Clock) -> None:
         name = hashlib.sha256(f"{address}\n{username}".encode()).hexdigest()[:24]
         self.path = state_dir / "breakers" / f"{name}.json"
         self._address, self._username, self._secret, self._clock = address, username, secret, clock
         self._unwritten: _Refused | None = None
-        self._is_probe = False
+        self._probe: tuple[_Refused, _Refused] | None = None
+        """The log-in under way, where it is one: what was known of this secret before, and is now."""
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Before each log-in: raise LoginRefused where this very secret was refused and is not due again.
 
         One that is due is claimed, on disk, before it is sent: a crash or another process makes no second.
+        Raises StateDamaged where it cannot be claimed: another would claim it too.
         """
-        self._is_probe = False
-        if self._unwritten is not None:
-            self._claim(self._unwritten)
-        elif self.path.exists():
-            try:
-                with self._held():
-                    record = self._read(self.path)
-                    known = record.of(self._hash(record))
-                    if known is not None:
-                        self._claim(known, self._elsewhere())
-                        self._write(record)
-            except OSError as error:
-                # What cannot be claimed is not tried: another would claim it too.
-                raise self._refusal(_Refused("", self._clock.now(), 1), problem=str(error)) from None
+        try:
+            await self._replace(self._claimed)
+        except OSError as error:
+            raise self._unusable(error) from None
+        if self._probe is not None:
+            log.info("prism.log-in-probe", host=str(self._address), user=self._username, tries=self._probe[1].tries)
 
-    def open(self) -> LoginRefused:
+    async def open(self) -> LoginRefused:
         """Remember that the secret was refused; returns the error to raise.
 
         Where it cannot be written, this object remembers it: a full disk must not lock an account.
         """
-        now = self._clock.now()
-        mine = self._unwritten or _Refused("", now)
-        is_counted, self._is_probe = self._is_probe, False
-        try:
-            with self._held():
-                record = self._read(self.path)
-                secret_hash = self._hash(record)
-                mine = record.of(secret_hash) or _Refused(secret_hash, mine.since, mine.tries)
-                if not is_counted:
-                    mine.count(now, self._elsewhere())
-                    is_counted = True
-                record.refused = [*(one for one in record.refused if one is not mine), mine][-_REMEMBERED:]
-                self._write(record)
-                self._unwritten = None
-        except OSError as error:
-            if not is_counted:
-                mine.count(now)
-            self._unwritten = mine
-            log.warning("prism.breaker-not-written", path=str(self.path), said=str(error))
-        return self._refusal(mine)
+        probe, self._probe = self._probe, None
+        return self._refusal(probe[1] if probe else await self._note(self._counted))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """The log-in worked: forget this secret's refusals."""
-        self._is_probe, self._unwritten = False, None
-        if not self.path.exists():
-            return
-        try:
-            with self._held():
-                record = self._read(self.path)
-                mine = self._hash(record)
-                record.refused = [one for one in record.refused if one.secret_hash != mine]
-                if record.refused:
-                    self._write(record)
-                else:
-                    self.path.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("prism.breaker-not-removed", path=str(self.path), said=str(error))
+        self._unwritten = self._probe = None
+        await self._note(lambda _known: None)
 
-    def _claim(self, known: _Refused, elsewhere: Collection[_Refused] = ()) -> None:
+    async def give_back(self) -> None:
+        """The log-in certainly did not leave: if it was a probe, it is due as before."""
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            await self._note(lambda known: probe[0] if known == probe[1] else known)
+
+    def _claimed(self, known: _Refused | None) -> _Refused | None:
+        """With the log-in that is about to be sent. Raises LoginRefused where it is not due."""
+        self._probe = None
+        if known is None:
+            return None
+        # Due also where the clock was set back by more than a pause can last.
+        if 0 < self._next_at(known) - self._clock.now() <= _PAUSES_S[-1]:
+            raise self._refusal(known)
+        self._probe = known, self._counted(known)
+        return self._probe[1]
+
+    def _counted(self, known: _Refused | None) -> _Refused:
+        """With one more log-in, now."""
         now = self._clock.now()
-        for one in (known, *elsewhere):
-            if not one.is_due(now):
-                raise self._refusal(replace(known, next_at=max(known.next_at, one.next_at)))
-        known.count(now, elsewhere)
-        self._is_probe = True
-        log.info("prism.log-in-probe", host=str(self._address), user=self._username, tries=known.tries)
+        return _Refused(known.since, now, known.tries + 1) if known else _Refused(now, now, 1)
 
-    def _refusal(self, known: _Refused, *, problem: str = "") -> LoginRefused:
-        since, following = iso(known.since), iso(known.next_at)
-        then = f"its next try cannot be noted ({problem})" if problem else f"it is tried once more at {following}"
+    def _next_at(self, mine: _Refused) -> float:
+        """When it may be sent again: what was sent elsewhere in 24 hours counts with it, from the last of all."""
+        now = self._clock.now()
+        counted = [mine, *(one for one in self._elsewhere() if abs(now - one.last_at) < _PAUSES_S[-1])]
+        tries = sum(one.tries for one in counted)
+        return max(one.last_at for one in counted) + _PAUSES_S[min(tries, len(_PAUSES_S)) - 1]
+
+    def _elsewhere(self) -> Iterator[_Refused]:
+        """This user's same secret at other Prisms: Central and Element ask one directory."""
+        for path in self.path.parent.glob("*.json"):
+            # One that cannot be read belongs to a user of this machine who counts for himself.
+            with suppress(OSError):
+                record = self._read(path)
+                if path != self.path and record.user == self._username and self._hash(record) in record.refused:
+                    yield record.refused[self._hash(record)]
+
+    def _refusal(self, known: _Refused) -> LoginRefused:
+        since, following = iso(known.since), iso(self._next_at(known))
         return LoginRefused(
-            f"{self._address} refused the log-in of {self._username} (since {since}, {known.tries} sent); {then}",
+            f"{self._address} refused the log-in of {self._username} (since {since}, {known.tries} sent); "
+            f"it is tried once more at {following}",
             remedy=(
                 "Correct prism.username or the password: a changed one is tried at once. If it is right (the directory "
                 f"behind Prism was away), wait, or remove {self.path} to try now; unlock the account if it is locked."
@@ -163,51 +150,88 @@ class Breaker:
             next_at=following,
         )
 
-    def _elsewhere(self) -> list[_Refused]:
-        """Of this user's same secret, by other Prisms: Central and Element ask one directory. Raises OSError."""
-        others = [
-            self._read(path, user=self._username) for path in self.path.parent.glob("*.json") if path != self.path
-        ]
-        found = [record.of(self._hash(record)) for record in others if record.refused]
-        return [one for one in found if one is not None]
+    def _unusable(self, error: OSError) -> StateDamaged:
+        file = str(error.filename or self.path)
+        return StateDamaged(
+            f"{file} cannot be used: {error.strerror or error}. It counts log-ins to {self._address}; none was sent",
+            remedy="Look at its rights, the free space there and who holds it (fuser -v); then run the command again.",
+            retryable=True,
+            file=file,
+        )
 
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Alone among all processes, for as long as files are read and written. Raises OSError."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    async def _note(self, change: Callable[[_Refused | None], _Kept]) -> _Kept:
+        """``_replace``, or else in this object."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return await self._replace(change)
+        except OSError as error:
+            log.warning("prism.breaker-not-written", path=str(self.path), said=str(error))
+            self._unwritten = kept = change(self._unwritten)
+            return kept
+
+    async def _replace(self, change: Callable[[_Refused | None], _Kept]) -> _Kept:
+        """What is known of this secret by what ``change`` makes of it, alone among all processes. Raises OSError."""
+        known = self._known(self._read(self.path))
+        kept = change(known)
+        if kept == known:
+            return kept
+        async with self._held():
+            record = self._read(self.path)
+            kept = change(self._known(record))
+            self._write(record, kept)
+        self._unwritten = None
+        return kept
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = self.path.with_name("lock")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = self._clock.monotonic() + _LOCK_WITHIN_S
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                if self._clock.monotonic() >= deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(lock))
+                await self._clock.sleep(_LOCK_POLL_S)
             yield
         finally:
             os.close(descriptor)
 
-    def _write(self, record: _Record) -> None:
-        shown = {"prism": str(self._address), "user": self._username, **asdict(record)}
+    def _known(self, record: _Record) -> _Refused | None:
+        """Of this secret: as written, or else as this object remembers."""
+        written = record.refused.get(self._hash(record)) if record.refused else None
+        return written or self._unwritten
+
+    def _write(self, record: _Record, mine: _Refused | None) -> None:
+        secret_hash = self._hash(record)
+        record.refused.pop(secret_hash, None)
+        if mine is not None:
+            record.refused[secret_hash] = mine
+        record.refused = dict(list(record.refused.items())[-_REMEMBERED:])
+        if not record.refused:
+            self.path.unlink(missing_ok=True)
+            return
         fresh = self.path.with_suffix(".new")
         fresh.touch(mode=0o600)
         with fresh.open("w", encoding="utf-8") as file:
-            json.dump(shown, file)
+            json.dump({"prism": str(self._address), **asdict(record)}, file)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self.path)
 
-    def _read(self, path: Path, *, user: str | None = None) -> _Record:
-        """A torn or missing file says nothing about the password: one more try is what it costs. Raises OSError.
-
-        user: another one's file reads as empty.
-        """
+    def _read(self, path: Path) -> _Record:
+        """A torn or missing file says nothing about the password: one more try is what it costs. Raises OSError."""
         try:
             found = json.loads(path.read_text("utf-8"))
-            if user not in (None, found["user"]):
-                return _Record()
-            refused = [
-                _Refused(str(one["secret_hash"]), float(one["since"]), int(one["tries"]), float(one["next_at"]))
-                for one in found["refused"]
-            ]
-            return _Record(bytes.fromhex(found["salt"]).hex(), refused)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return _Record()
+            refused = {
+                str(key): _Refused(float(one["since"]), float(one["last_at"]), int(one["tries"]))
+                for key, one in found["refused"].items()
+            }
+            return _Record(str(found["user"]), bytes.fromhex(found["salt"]).hex(), refused)
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+            return _Record(self._username)
 
     def _hash(self, record: _Record) -> str:
         salt = bytes.fromhex(record.salt)

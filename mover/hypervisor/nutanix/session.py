@@ -26,6 +26,7 @@ from mover.errors import (
     LoginRefused,
     MoverError,
     RightsMissing,
+    StateDamaged,
     UnsupportedEndpoint,
 )
 from mover.hypervisor.nutanix.address import PrismAddress
@@ -125,7 +126,7 @@ class Session:
         timeout_s: of each try. patience_s: of them all; None: the setting's.
 
         Raises NotFound, RightsMissing, Conflict, RequestRefused (definite: no effect),
-        LoginRefused, CertificateRejected; Overloaded, HypervisorUnreachable when the
+        LoginRefused, StateDamaged (of the breaker), CertificateRejected; Overloaded, HypervisorUnreachable when the
         patience is used up; EffectUnknown for ``Repeat.NEVER``. A 429 on such a call is
         Overloaded at once: refused, but only the caller may look and send again.
         """
@@ -171,7 +172,7 @@ class Session:
             reachable.set(failure.reason == "429")
             raise
         except MoverError as error:
-            reachable.set(not isinstance(error, (LoginRefused, CertificateRejected, UnsupportedEndpoint)))
+            reachable.set(not isinstance(error, (LoginRefused, CertificateRejected, UnsupportedEndpoint, StateDamaged)))
             raise
         reachable.set(1)
         return body
@@ -182,7 +183,11 @@ class Session:
             if request.path == _ME:
                 return self._me
         if not self._cookies:
-            return self._judged(await self._by_basic(request), request)
+            # One at a time: many in flight would all be wrong at once.
+            async with self._log_in_lock:
+                await self._breaker.check()
+                answer = await self._proven(request)
+            return self._judged(answer, request)
         seen = self._log_ins
         answer = await self._send(request, basic=False)
         if answer.status == 401 or is_login_page(answer):
@@ -191,30 +196,20 @@ class Session:
             answer = await self._again(request)
         return self._judged(answer, request)
 
-    async def _by_basic(self, request: Request) -> Answer:
-        """To a Prism that gives no cookies. One at a time: many in flight would all be wrong at once."""
-        async with self._log_in_lock:
-            self._breaker.check()
-            answer = await self._send(request, basic=True)
-            if answer.status == 401:
-                self._is_in = False
-                raise self._breaker.open()
-            return answer
-
     async def _again(self, request: Request) -> Answer:
-        """After a new log-in: by its cookies; only where these do not count, by Basic.
-
-        One at a time: a directory behind Prism refuses good passwords that come many at once.
-        """
+        """By the new log-in's cookies; where these do not count, by Basic: many at once may be refused though right."""
         if self._cookies:
             answer = await self._send(request, basic=False)
             if answer.status != 401 and not is_login_page(answer):
                 return answer
         async with self._log_in_lock:
-            answer = await self._send(request, basic=True)
-        if answer.status == 401:
-            raise self._not_for_us(request.what)
-        return answer
+            await self._breaker.check()
+            try:
+                return await self._proven(request)
+            except LoginRefused:
+                # Accepted a moment ago: is it the password now, or the right to this call?
+                await self._introduce()
+        raise self._not_for_us(request.what)
 
     async def _log_in(self, *, after: int) -> None:
         """One Basic try at a time: many calls with a wrong password would lock the account."""
@@ -223,32 +218,44 @@ class Session:
                 return
             self._is_in = False
             self._cookies = {}
-            self._breaker.check()
-            try:
-                await self._introduce()
-            except ExchangeFailed as failure:
-                # The caller's own request has not been sent yet.
-                failure.effect = Effect.NONE
-                raise
-            self._breaker.close()
-            self._is_in = True
+            await self._breaker.check()
+            await self._introduce()
             self._log_ins += 1
 
     async def _introduce(self) -> None:
+        """Who are we? After the breaker's check."""
         request = Request("GET", "v3", _ME, None, {}, self.call_timeout_s, is_once=False)
-        answer = await self._send(request, basic=True)
-        if answer.status == 401:
-            raise self._breaker.open()
-        if answer.status == 403 and answer.is_json:
-            raise self._locked_out(message_of(answer.body))
-        if answer.status == 404 and answer.is_json:
-            raise self._no_prism()
         try:
+            answer = await self._proven(request)
+            if answer.status == 403 and answer.is_json:
+                raise self._locked_out(message_of(answer.body))
+            if answer.status == 404 and answer.is_json:
+                raise self._no_prism()
             self._me = self._judged(answer, request)
         except ExchangeFailed as failure:
+            # The caller's own request has not been sent yet, or was refused.
+            failure.effect = Effect.NONE
             if failure.reason in ("html", "redirect") and not self._patience.has_answered:
                 failure.error = self._no_prism()
             raise
+        await self._breaker.close()
+        self._is_in = True
+
+    async def _proven(self, request: Request) -> Answer:
+        """By Basic, and the breaker is told what became of it. Raises LoginRefused at a 401."""
+        try:
+            answer = await self._send(request, basic=True)
+        except (ExchangeFailed, CertificateRejected) as failure:
+            if isinstance(failure, CertificateRejected) or failure.effect is Effect.NONE:
+                await self._breaker.give_back()
+            raise
+        if answer.status == 401:
+            self._is_in = False
+            raise await self._breaker.open()
+        # Neither a gateway nor an account that is locked proves a password.
+        if self._is_in and passing_trouble(answer) is None and answer.status != 403:
+            await self._breaker.close()
+        return answer
 
     async def _send(self, request: Request, *, basic: bool) -> Answer:
         written = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
@@ -320,7 +327,6 @@ class Session:
         )
 
     def _not_for_us(self, what: str) -> RightsMissing:
-        """The password is proven, so the breaker stays closed."""
         return RightsMissing(
             f"{self.address} accepts the log-in of {self.username}, but answers 401 to {what}",
             remedy="Give the user of prism.username the role Cluster Admin on this Prism; if it has it, try again.",
