@@ -233,12 +233,11 @@ async def test_a_process_that_was_stopped_with_the_lock_stops_nobody_else(tmp_pa
         other = breaker(tmp_path, clock, "other")
         await other.open()
         assert not await is_let_through(other)
-        waits = asyncio.create_task(one.check())
+        waiting = [asyncio.create_task(is_let_through(breaker(tmp_path, clock))) for _ in range(3)]
         for _ in range(5):
             await asyncio.sleep(0)
-        assert not waits.done()
-    await waits
-    assert not await is_let_through(breaker(tmp_path, clock))
+        assert not any(task.done() for task in waiting)
+    assert sorted([await task for task in waiting]) == [False, False, True]
 
 
 # --- in a session -----------------------------------------------------------------------
