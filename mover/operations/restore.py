@@ -146,12 +146,20 @@ class _RestoreVm:
         return vm_uuid
 
     async def _finish(self, vm_uuid: str, plan: Values) -> Values:
-        """Boot disk, power. The VM is whole now: that it cannot be powered on is no reason to delete it."""
+        """Boot disk, power. The VM is whole now: what Prism refuses from here on is no reason to delete it."""
         self._tell("finish")
         node = self._node
         entries = await node.ledger.entries(self._steps.job_id, Kind.VM)
         entry = next(entry for entry in entries if entry.identity == vm_uuid)
-        warnings = [*await node.hypervisor.finish_vm(vm_uuid, self._vm_request(plan, entry.facts["key"]))]
+        try:
+            warnings = [*await node.hypervisor.finish_vm(vm_uuid, self._vm_request(plan, entry.facts["key"]))]
+        except NotFound:
+            raise
+        except HypervisorError as error:
+            warnings = [
+                f"What it lacks of the original is not known ({error.message}): compare both in Prism, "
+                "its boot disk and its HA priority above all."
+            ]
         is_on = self._request.power_on
         if is_on:
             try:

@@ -15,6 +15,7 @@ from mover.errors import (
     NoSuchPoint,
     ProxyUnfit,
     RequestRefused,
+    RightsMissing,
     SlotOccupied,
     SpaceShort,
     TargetExists,
@@ -241,6 +242,17 @@ async def test_a_vm_without_any_free_slot(w, point):
     w.hypervisor.put(dataclasses.replace(target, disks=tuple(others)))
     with pytest.raises(SlotOccupied, match="is occupied"):
         await into(w, point, "scsi.1", target, slot="scsi.4")
+
+
+async def test_a_vm_whose_disks_are_in_place_is_given_although_it_could_not_be_finished(w, web, point):
+    refused = RightsMissing("no role for it", remedy="r")
+    w.hypervisor.fail("finish_vm", 1, How.ERROR, refused)
+    report = await w.restore(point, "web2", power_on=True)
+    assert "no role for it" in " ".join(report["warnings"])
+    assert report["is_on"]
+    w.clock.elapsed += INTENT_LIFE_S
+    await w.reconcile()
+    assert same(w, web, w.hypervisor.named("web2"))
 
 
 async def test_a_file_needs_no_cluster(w, web, point, tmp_path):

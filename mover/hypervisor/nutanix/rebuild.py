@@ -7,6 +7,7 @@ version slips in: no UUIDs of disks and NICs, no data sources, no guest tools, n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mover.errors import RequestRefused
@@ -79,16 +80,36 @@ def saved_boot_slot(spec: Mapping[str, Any]) -> Slot | None:
     return Slot(text(address, "adapter_type").lower(), index) if isinstance(index, int) else None
 
 
-def later_bodies(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(what in words, body of v2 ``PUT vms/{uuid}``) of what is set when the disks are in place."""
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What v2's ``PUT vms/{uuid}`` sets when the disks are in place: in words, its body, and what may be left out."""
+
+    words: str
+    body: dict[str, Any]
+    optional: tuple[str, ...] = ()
+    """Members of ``boot`` that a build may refuse beside the boot disk."""
+
+    def bodies(self) -> Iterator[dict[str, Any]]:
+        """The whole body, then the one without them."""
+        yield self.body
+        if self.optional:
+            yield {"boot": {name: value for name, value in self.body["boot"].items() if name not in self.optional}}
+
+    def left(self) -> str:
+        """What the second one leaves out."""
+        return ", ".join(f"{name} {self.body['boot'][name]}" for name in self.optional)
+
+
+def later_bodies(spec: Mapping[str, Any]) -> Iterator[Later]:
+    """What is set when the disks are in place."""
     slot = saved_boot_slot(spec)
     if slot is not None:
         # A build may take ``boot`` as a whole: what was set in it at creation is said again.
-        body = v2.boot_body(slot)
-        yield f"boot disk {slot}", {"boot": {**_boot_of_v2(saved_resources(members(spec, "v3"))), **body["boot"]}}
+        again = _boot_of_v2(saved_resources(members(spec, "v3")))
+        yield Later(f"boot disk {slot}", {"boot": {**again, **v2.boot_body(slot)["boot"]}}, tuple(again))
     priority = number(members(spec, "v2"), "ha_priority")
     if priority:
-        yield f"HA priority {priority}", {"ha_priority": priority}
+        yield Later(f"HA priority {priority}", {"ha_priority": priority})
 
 
 def _boot_of_v2(saved: Json) -> dict[str, Any]:

@@ -181,24 +181,43 @@ async def _until_complete(element: Session, vm_uuid: str) -> str:
 
 
 async def finish_vm(at: Endpoints, vm_uuid: str, request: VmRequest) -> tuple[str, ...]:
-    """Set what v2 alone takes (boot disk, HA priority); say in words what the VM lacks. Idempotent. Raises NotFound."""
+    """Set what v2 alone takes (boot disk, HA priority); say in words what the VM lacks. Idempotent.
+
+    What cannot be set is a warning, whatever the reason: the disks are in place. Raises NotFound, and what a first
+    look raises.
+    """
     element_view = await at.element.get("v3", f"vms/{vm_uuid}")
     warnings = [*losses.lost(element_view, request)]
     warnings += await _lost_categories(at, vm_uuid, request)
-    for words, body in rebuild.later_bodies(request.spec):
-        try:
-            answer = await at.element.call("PUT", "v2", f"vms/{vm_uuid}/", body=body)
-            await wait_for_v2(at.element, answer, what=f"set the {words} of VM {vm_uuid}")
-        except (NotFound, RequestRefused, Conflict, TaskFailed, EffectUnknown) as refused:
-            warnings.append(f"Its {words} could not be set ({refused.message}): set it in Prism.")
+    for later in rebuild.later_bodies(request.spec):
+        warnings += await _set_later(at.element, vm_uuid, later)
     return tuple(warnings)
+
+
+async def _set_later(session: Session, vm_uuid: str, later: rebuild.Later) -> list[str]:
+    """Whole, else at least what it is about; what is missing then, in words."""
+    why = ""
+    for body in later.bodies():
+        try:
+            answer = await session.call("PUT", "v2", f"vms/{vm_uuid}/", body=body)
+            await wait_for_v2(session, answer, what=f"set the {later.words} of VM {vm_uuid}")
+        except HypervisorError as refused:
+            why = refused.message
+            if isinstance(refused, EffectUnknown):
+                break
+        else:
+            return [f"Its {later.words} is set, but not {later.left()} ({why}): look at it in Prism."] if why else []
+    return [f"Its {later.words} could not be set ({why}): set it in Prism."]
 
 
 async def _lost_categories(at: Endpoints, vm_uuid: str, request: VmRequest) -> list[str]:
     wanted = rebuild.saved_categories(request.spec)
     if not wanted:
         return []
-    shown, note = await at.central.vm(vm_uuid) if at.central else (None, "")
+    try:
+        shown, note = await at.central.vm(vm_uuid) if at.central else (None, "")
+    except HypervisorError as error:
+        shown, note = None, error.message
     if note:
         return [f"Whether it has its categories again is not known. {note}"]
     has = v3.read_categories(shown) if shown is not None else {}
