@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from mover.errors import RequestRefused
 from mover.hypervisor.nutanix.central import Central
 from mover.hypervisor.nutanix.endpoints import Endpoints
-from mover.hypervisor.nutanix.vms import finish_vm
+from mover.hypervisor.nutanix.vms import finish_vm, set_power
 from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.model.machine import Cluster
-from tests.support.tinyprism import CLUSTER, TinyPrism, answers, hang_up, html, serving, session_with
+from tests.support.tinyprism import CLUSTER, TinyPrism, answers, error, hang_up, html, serving, session_with
 
 VM = "bbbbbbbb-0000-4000-8000-000000000001"
 BOOT_DISK = {"boot_device_type": "DISK", "disk_address": {"device_bus": "SCSI", "device_index": 0}}
@@ -90,3 +91,26 @@ async def test_a_boot_disk_that_is_refused_alone_too_is_told_once(tiny, tmp_path
         warnings = await finish_vm(endpoints(session), VM, request(**ORDER))
     assert len(warnings) == 1
     assert "boot disk scsi.0 could not be set" in warnings[0]
+
+
+def power(tiny, state):
+    tiny.routes[f"GET v2/vms/{VM}"] = lambda _m, _c: (200, {"uuid": VM, "power_state": state()})
+    tiny.routes[f"POST v2/vms/{VM}/set_power_state/"] = lambda _m, _c: (201, {"task_uuid": "t"})
+
+
+async def test_a_power_change_that_takes_effect_at_the_last_request_is_seen(tiny, tmp_path):
+    power(tiny, lambda: "on" if len(tiny.sent("set_power_state")) == 5 else "off")
+    tiny.script("set_power_state", *[answers(409)] * 5)
+    async with session_with(tiny, tmp_path) as session:
+        await set_power(session, VM, on=True)
+    assert len(tiny.sent("set_power_state")) == 5
+
+
+async def test_a_power_state_that_nobody_knows_is_not_asked_for_again_and_again(tiny, tmp_path):
+    power(tiny, lambda: "kSomethingNew")
+    tiny.script("set_power_state", answers(422, error(422, "INVALID", "is locked")))
+    async with session_with(tiny, tmp_path) as session:
+        with pytest.raises(RequestRefused, match="is locked"):
+            await set_power(session, VM, on=True)
+        assert session.clock.monotonic() < 300
+    assert len(tiny.sent("set_power_state")) == 1

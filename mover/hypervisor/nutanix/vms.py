@@ -230,9 +230,13 @@ async def _lost_categories(at: Endpoints, vm_uuid: str, request: VmRequest) -> l
 async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
     """Hard power on or off. Idempotent by the state it asks for; proven by a GET. Raises NotFound, TaskFailed."""
     failure: HypervisorError | None = None
-    for attempt in range(_TRIES):
-        if await _settled_power(session, vm_uuid) is on:
+    for attempt in range(_TRIES + 1):
+        state = await _settled_power(session, vm_uuid)
+        if state is on:
             return
+        # The last look; or asked for, awaited, and still in no state that is known: no request will change that.
+        if attempt == _TRIES or (attempt and state is None):
+            break
         try:
             answer = await session.post("v2", f"vms/{vm_uuid}/set_power_state/", v2.power_body(on=on))
             await wait_for_v2(session, answer, what=f"power VM {vm_uuid} {'on' if on else 'off'}")
