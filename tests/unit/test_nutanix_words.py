@@ -79,6 +79,65 @@ def test_a_service_that_is_not_ready_proves_nothing():
     assert not words.says_refused(UNREADY)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/migration/.snapshot/61/.acropolis/vmdisk/5a1e not found",
+        "VM busybox-1 is powered off",
+        "VM busybox is powered off",
+        "VM immigration-db is powered off",
+        "VM immigration is powered off",
+        "no space in /migration/disks",
+        "VM migration: no such disk",
+    ],
+)
+def test_a_name_does_not_make_a_vm_busy(text):
+    assert not words.says_busy(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kVmMigrating: the VM is being migrated",
+        "kMigrateInProgress",
+        "VM web-1 (3f6c0a4e-0d55-4b8e-8a5e-0d7f3a1c9b21): live migration in progress",
+        "The VM is busy",
+        "TASK_IN_STATE_BUSY",
+        "Another operation is in progress",
+        "VM_MIGRATING",
+        "Logical timestamp mismatch: 5 vs 6",
+    ],
+)
+def test_what_says_busy_says_it_in_every_spelling(text):
+    assert words.says_busy(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["VM transport-01 does not exist", "/leader/retry.img: no such file", "disk1 not found"]
+)
+def test_a_name_does_not_make_a_service_unready(text):
+    assert not words.says_unready(text)
+    assert words.says_missing(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "org.apache.thrift.transport.TTransportException: not found",
+        "java.net.SocketTimeoutException",
+        "kTransportError",
+        "Cannot connect to 10.0.0.1:2027",
+        "could not connect",
+        "Failed to connect",
+        "503 Service Unavailable",
+        "please retry",
+    ],
+)
+def test_a_service_that_is_not_ready_is_known_in_every_spelling(text):
+    assert words.says_unready(text)
+    assert not words.says_missing(text)
+
+
 def test_only_prisms_own_words_are_read():
     """The name of a host or of a call stands in our own sentence."""
     refused = RequestRefused("migration-pe refused x: E4711", remedy="r", said="E4711", host="migration-pe")

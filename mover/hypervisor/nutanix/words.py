@@ -7,21 +7,28 @@
 | busy | the same request is sent again, for minutes, each time after a look | given up after a few tries |
 | unready | a 500 is borne like a 503, and proves neither of the first two | three tries; then an error |
 
-Only what Prism said is read, never the name of a host or of a call that our own sentence holds.
+Only what Prism said is read, never the name of a host or of a call that our own sentence holds; and of what it said
+never a path, nor a word with a digit or a hyphen: these are names (``transport-01``, a UUID), which may say anything.
 """
 
 from __future__ import annotations
 
+import re
+
 from mover.errors import HypervisorError
 
+# Patterns, looked for where a word begins.
 _MISSING = ("not found", "not exist", "no such", "enoent")
 _WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
-_BUSY = ("migrat", "busy", "in progress", "another operation", "logical timestamp")
+_BUSY = ("migrat", r"busy\b", "in progress", "another operation", "logical timestamp")
 # A service behind Prism's gateway that restarts or elects a leader: the gateway says 500 for it.
 _UNREADY = (
     *("unavailable", "not available", "not ready", "timed out", "timeout", "transport", "leader", "retry"),
-    *("connection refused", "connection reset", "not connect", "to connect"),
+    *("connection refused", "connection reset", "not connect", "cannot connect", "to connect"),
 )
+
+_NAMES = re.compile(r"\S*/\S*/\S*|(?<!\w)/\S+|[\w.]*(?:\d|\w-\w)[\w.-]*")
+_HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def says_missing(said: str) -> bool:
@@ -35,8 +42,8 @@ def says_refused(said: str) -> bool:
 
 
 def says_busy(said: str) -> bool:
-    """Of somebody else's change that will end: the same request may be taken then."""
-    return _has(_BUSY, said)
+    """Of somebody else's change that will end: the same request may be taken then. What is missing does not come."""
+    return _has(_BUSY, said) and not _has(_MISSING, said)
 
 
 def says_unready(said: str) -> bool:
@@ -50,4 +57,10 @@ def said_in(error: HypervisorError) -> str:
 
 
 def _has(words: tuple[str, ...], said: str) -> bool:
-    return any(one in said.lower() for one in words)
+    return re.search(rf"(?<![^\W_])(?:{'|'.join(words)})", _prose(said)) is not None
+
+
+def _prose(said: str) -> str:
+    """Lower case, without names; ``kVmMigrating`` becomes three words."""
+    without_names = _NAMES.sub(" ", said)
+    return _HUMPS.sub(" ", without_names).lower()
