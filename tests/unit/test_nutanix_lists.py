@@ -60,6 +60,37 @@ async def test_a_list_without_a_total_ends_at_an_empty_page(prism, tmp_path):
         assert len(await list_v3(session, "vm", name_of)) == 5
 
 
+NOTHING = [None, {}, [], "", {"entities": None}, {"metadata": {"total_matches": 3, "grand_total_entities": 3}}]
+
+
+@pytest.mark.parametrize("nothing", NOTHING, ids=str)
+@pytest.mark.parametrize("kind", ["v3", "offset", "page"])
+async def test_an_answer_without_a_list_is_read_again_and_never_an_empty_list(prism, tmp_path, nothing, kind):
+    async def read(session):
+        if kind == "v3":
+            return await list_v3(session, "vm", name_of)
+        if kind == "offset":
+            return await list_v2_by_offset(session, "vms/", dict, key="uuid", query={})
+        return await list_v2_by_page(session, "vms/", dict, key="uuid")
+
+    prism.routes["(POST v3/vms/list|GET v2/vms/)"] = lambda _m, _c: (200, nothing)
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(HypervisorUnreachable):
+            await read(session)
+    assert len(prism.sent("vms/")) > 3
+    async with session_with(prism, tmp_path) as session:
+        good = {"entities": [{"uuid": "a", "metadata": {"uuid": "a"}}], "metadata": {"total_entities": 1}}
+        answered = iter([(200, nothing)])
+        prism.routes["(POST v3/vms/list|GET v2/vms/)"] = lambda _m, _c: next(answered, (200, good))
+        assert len(await read(session)) == 1
+
+
+async def test_a_total_of_nothing_is_an_empty_list_without_one_beside_it(prism, tmp_path):
+    prism.routes["POST v3/vms/list"] = lambda _m, _c: (200, {"entities": None, "metadata": {"total_matches": 0}})
+    async with session_with(prism, tmp_path) as session:
+        assert await list_v3(session, "vm", name_of) == []
+
+
 async def test_a_list_that_is_cut_short_is_an_error(prism, tmp_path):
     prism.routes["POST v3/vms/list"] = v3_pages(["a", "b"], cap=5, total=lambda: 9)
     async with session_with(prism, tmp_path) as session:

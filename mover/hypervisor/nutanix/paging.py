@@ -45,7 +45,7 @@ async def list_v3(
             body["filter"] = filter_
         timeout_s = _timeout_s(session) if patience_s is None else None
         answer = await session.post("v3", f"{kind}s/list", body, timeout_s=timeout_s, patience_s=patience_s)
-        return list(items(answer, "entities")), _total(answer, "total_matches")
+        return _page_of(answer, "total_matches")
 
     lister = _Lister(page, lambda entity: uuid(entity, "metadata", "uuid"), read)
     return await lister.whole(session, f"v3 {kind}s")
@@ -59,7 +59,7 @@ async def list_v2_by_offset(
     async def page(offset: int) -> tuple[list[Json], int | None]:
         asked = {**query, "offset": str(offset), "length": str(_V2_PAGE)}
         answer = await session.call("GET", "v2", path, query=asked, timeout_s=_timeout_s(session))
-        return list(items(answer, "entities")), _total(answer, "grand_total_entities")
+        return _page_of(answer, "grand_total_entities")
 
     return await _Lister(page, lambda entity: uuid(entity, key), read).whole(session, f"v2 {path}")
 
@@ -75,7 +75,7 @@ async def list_v2_by_page(session: Session, path: str, read: Callable[[Json], T]
         nonlocal pages
         pages = pages + 1 if offset else 1
         answer = await session.get("v2", path, query={"page": str(pages), "count": str(_V2_PAGE)})
-        return list(items(answer, "entities")), _total(answer, "grand_total_entities")
+        return _page_of(answer, "grand_total_entities")
 
     return await _Lister(page, lambda entity: uuid(entity, key), read).whole(session, f"v2 {path}")
 
@@ -138,6 +138,15 @@ def _is_end(offset: int, total: int | None, came: int, distinct: int) -> bool:
     if offset >= total and distinct < total:
         raise _Shifted(f"changed: {distinct} distinct entries of {total}")
     return offset >= total
+
+
+def _page_of(answer: Any, total_name: str) -> tuple[list[Json], int | None]:
+    """Its entries, and the number of all. Raises _Shifted where it holds no list: "nothing" must be said in so many
+    words, by an empty list or a total of 0."""
+    total = _total(answer, total_name)
+    if total != 0 and not isinstance(dig(answer, "entities"), list):
+        raise _Shifted("an answer without entries")
+    return list(items(answer, "entities")), total
 
 
 def _total(answer: Any, name: str) -> int | None:
