@@ -9,7 +9,7 @@ from mover.errors import Conflict, EffectUnknown, HypervisorUnreachable, TaskFai
 from mover.hypervisor.nutanix import disks
 from mover.hypervisor.nutanix.forms import Shapes
 from mover.model.machine import CloneSource, Slot
-from tests.support.tinyprism import PROXY, TinyPrism, serving, session_with
+from tests.support.tinyprism import MIB, PROXY, TinyPrism, serving, session_with
 from tests.support.tinyproxy import UNKNOWN, Proxy, entry
 
 SOURCE = CloneSource(path="/default/.snapshot/61/4-1-8261/.acropolis/vmdisk/5a1e7c90-3c41-4d8e-9b60-2f7d81c4ae13")
@@ -109,6 +109,20 @@ async def test_disks_that_prism_does_not_show_are_not_gone(proxy, tmp_path):
     proxy.tiny.routes[f"GET v2/vms/{PROXY}"] = lambda _m, _c: (200, {"uuid": PROXY})
     with pytest.raises(Conflict):
         await detach(proxy, tmp_path)
+
+
+async def test_a_last_disk_that_v3_shows_for_a_while_yet_is_gone(proxy, tmp_path):
+    """Longer than one read waits for the two interfaces to agree: the detach did work."""
+    there = {"uuid": "dev-root-disk", "disk_size_bytes": 64 * MIB, "device_properties": {"device_type": "DISK"}}
+    late = iter([[there]] * 15)
+
+    def entity(_match, _call):
+        return 200, {"metadata": {"uuid": PROXY}, "status": {"resources": {"disk_list": next(late, [])}}}
+
+    proxy.tiny.routes[f"GET v3/vms/{PROXY}"] = entity
+    await detach(proxy, tmp_path)
+    assert len(proxy.tiny.sent("detach")) == 1
+    assert next(late, None) is None
 
 
 @pytest.mark.parametrize("nothing", [None, [], "gone"])
