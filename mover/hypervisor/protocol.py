@@ -29,6 +29,10 @@ from mover.model.machine import (
 )
 from mover.model.region import Regions
 
+BUSY_WITHIN_S = 900.0
+"""How long, from its first call on, a change of a VM that is busy is asked for again.
+A live migration copies the VM's memory: 1 TiB at 10 Gbit/s takes a quarter of an hour."""
+
 
 class NicMode(StrEnum):
     """What a restored VM's network cards look like."""
@@ -127,9 +131,9 @@ class Hypervisor(Protocol):
     async def attach(self, vm_uuid: str, slot: Slot, source: CloneSource | EmptyDisk) -> Attachment:
         """Plug a clone or an empty disk into a free slot; returns when Prism shows it there.
 
-        Not idempotent, sent exactly once. Callers hold the only lease on the VM and wrote
-        their intent before. Raises SlotOccupied, NotFound (the source), TaskFailed,
-        EffectUnknown.
+        Not idempotent: sent again only after a proof that it had no effect, and within BUSY_WITHIN_S.
+        Callers hold the only lease on the VM and wrote their intent before. Raises SlotOccupied,
+        NotFound (the source), TaskFailed, EffectUnknown.
         """
 
     async def find_attachment(

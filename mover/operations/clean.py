@@ -18,7 +18,7 @@ from mover.operations.decide import newest_base
 from mover.operations.hooks import run_hook
 from mover.operations.names import prefix_of
 from mover.operations.node import Node
-from mover.operations.reconcile import DOING, Action, Observed, Verb, make_plan
+from mover.operations.reconcile import DOING, Action, Observed, Verb, intent_life_s, make_plan
 
 _LOG = logs.get(__name__)
 _OF_ORPHANS = (Verb.DELETE_SNAPSHOT, Verb.DETACH, Verb.DELETE_VM, Verb.RUN_HOOK, Verb.LIST)
@@ -68,6 +68,7 @@ async def look(node: Node, *, ended_job: str | None = None) -> Observed:
         half_made=made,
         disks={uuid: await _disks(node, uuid) for uuid in sorted(named | made)},
         life_s=node.settings.prism.snapshot_life,
+        intent_life_s=intent_life_s(node.settings.prism),
     )
 
 
@@ -185,6 +186,7 @@ async def drop_entry(node: Node, entry: Entry) -> None:
         half_made={line.identity for line in await node.ledger.open_entries(entry.job, Kind.VM) if line.identity},
         disks={vm_uuid: await _disks(node, vm_uuid)},
         life_s=node.settings.prism.snapshot_life,
+        intent_life_s=intent_life_s(node.settings.prism),
     )
     for item in await carry_out(node, make_plan(seen), ended_job=entry.job):
         if item.error is not None:

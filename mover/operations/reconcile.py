@@ -14,12 +14,26 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mover.catalog.ledger import Entry, Kind, State
+from mover.config import PrismSettings
+from mover.hypervisor.protocol import BUSY_WITHIN_S
 from mover.model.machine import Attachment, Disk, DiskKind, Leftovers, Slot, Snapshot
 from mover.operations.names import job_of
 from mover.units import format_size
 
-INTENT_LIFE_S = 900.0
-"""After this a call that was sent has taken effect or never will."""
+_AFTERWARDS_S = 900.0
+INTENT_LIFE_S = 4200.0
+"""After this, at the least, a call that was sent has taken effect or never will: ``intent_life_s`` of the defaults."""
+_COMMIT_LIFE_S = 900.0
+"""After this a manifest that was being written is there or never will be."""
+
+
+def intent_life_s(prism: PrismSettings) -> float:
+    """How long after an intent was written its call may take effect.
+
+    While the VM is busy the call is sent again; the last look before it and the call itself may each have to wait
+    for Prism; then its task runs, and a quarter of an hour is for a task that nobody waits for any more.
+    """
+    return max(INTENT_LIFE_S, BUSY_WITHIN_S + 2 * prism.retry_budget + prism.task_timeout + _AFTERWARDS_S)
 
 
 class Verb(StrEnum):
@@ -81,6 +95,8 @@ class Observed:
     """What is in the VMs that entries name, now; None: the VM is gone."""
     life_s: float
     """How long a snapshot is made to live: at half of it, a base's is put off."""
+    intent_life_s: float = INTENT_LIFE_S
+    """How long after its intent a call may take effect."""
 
 
 def make_plan(seen: Observed) -> list[Action]:
@@ -132,7 +148,7 @@ def _plan_intended_disk(entry: Entry, disks: Collection[Disk], seen: Observed) -
         return _absent(entry, seen)
     if facts.get("is_own_vm") and facts["vm_uuid"] in seen.half_made:
         return _action(Verb.DETACH, entry, "an empty disk in a VM that this job made", disk.vmdisk_uuid)
-    if facts.get("is_told_by_slot") and seen.now - entry.intended_at < INTENT_LIFE_S:
+    if facts.get("is_told_by_slot") and seen.now - entry.intended_at < seen.intent_life_s:
         return _action(
             Verb.DETACH, entry, "an empty disk as we ordered it, where nobody else is given one", disk.vmdisk_uuid
         )
@@ -170,7 +186,7 @@ def _is_like_empty(disk: Disk, entry: Entry) -> bool:
 def _absent(entry: Entry, seen: Observed) -> Action:
     if entry.facts.get("settled"):
         return _action(Verb.CLOSE, entry, "it was refused and never made")
-    if seen.now - entry.intended_at >= INTENT_LIFE_S:
+    if seen.now - entry.intended_at >= seen.intent_life_s:
         return _action(Verb.CLOSE, entry, "it was never made")
     return _action(Verb.WAIT, entry, "the call that makes it may still take effect")
 
@@ -220,7 +236,7 @@ def _plan_snapshot(entry: Entry, seen: Observed) -> Iterator[Action]:
     wanted_by = entry.facts.get("point")
     if seen.bases is None or wanted_by in seen.unreadable_points:
         return
-    if wanted_by not in seen.points and seen.now - entry.facts.get("committing_at", 0.0) < INTENT_LIFE_S:
+    if wanted_by not in seen.points and seen.now - entry.facts.get("committing_at", 0.0) < _COMMIT_LIFE_S:
         yield _action(Verb.WAIT, entry, "the manifest that makes it a base may still be written", snapshot.uuid)
         return
     point = seen.bases.get(snapshot.uuid)

@@ -263,7 +263,7 @@ async def test_a_prism_that_goes_silent_after_accepting_leaves_the_effect_unknow
 
 @pytest.mark.parametrize(("status", "kind"), [(429, Overloaded), (409, Conflict)])
 async def test_a_prism_that_stays_busy_is_given_up(proxy, tmp_path, status, kind):
-    proxy.tiny.script("attach", *[answers(status)] * 20)
+    proxy.tiny.script("attach", *[answers(status)] * 99)
     with pytest.raises(kind):
         await attach(proxy, tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from mover.errors import HookFailed, HypervisorUnreachable, StoreUnreachable, Us
 from mover.metrics import REGISTRY
 from mover.model.machine import CloneSource, EmptyDisk, Slot
 from mover.operations.backup import backup_vm
-from mover.operations.clean import forget, reconcile, settle
+from mover.operations.clean import drop_entry, forget, reconcile, settle
 from mover.operations.reconcile import INTENT_LIFE_S, Verb
 from tests.support.fakehypervisor import CONTAINER
 from tests.support.faultystore import How as StoreHow
@@ -246,6 +247,19 @@ async def test_an_empty_disk_that_may_be_an_administrators_is_kept_and_forgotten
     await forget(w.node, made.vmdisk_uuid)
     assert await w.reconcile() == []
     assert not (await w.node.ledger.entry(intent.id)).is_open
+
+
+async def test_an_intent_lives_as_long_as_the_settings_let_its_call_take(w):
+    prism = w.node.settings.prism.model_copy(update={"task_timeout": 2 * INTENT_LIFE_S})
+    node = dataclasses.replace(w.node, settings=w.node.settings.model_copy(update={"prism": prism}))
+    facts = {"vm_uuid": w.node.proxy_uuid, "slot": "scsi.9", "known": [], "source_path": "/a"}
+    intent = await w.node.ledger.intend(Kind.ATTACHMENT, job="dead", ordinal=0, facts=facts)
+    w.clock.elapsed += 2 * INTENT_LIFE_S
+    assert [item.action.verb for item in await reconcile(node, apply=True)] == [Verb.WAIT]
+    await drop_entry(node, intent)
+    assert (await node.ledger.entry(intent.id)).is_open
+    w.clock.elapsed += INTENT_LIFE_S
+    assert [item.action.verb for item in await reconcile(node, apply=True)] == [Verb.CLOSE]
 
 
 async def test_a_clone_that_shows_up_after_its_intent_was_closed_is_detached(w):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from mover.catalog.ledger import Entry, Kind, State
+from mover.config import PrismSettings
+from mover.hypervisor.protocol import BUSY_WITHIN_S
 from mover.model.machine import (
     Attachment,
     Consistency,
@@ -16,7 +18,7 @@ from mover.model.machine import (
     SnapshotFile,
     SnapshotState,
 )
-from mover.operations.reconcile import INTENT_LIFE_S, Observed, Verb, make_plan
+from mover.operations.reconcile import INTENT_LIFE_S, Observed, Verb, intent_life_s, make_plan
 from mover.units import GIB
 from tests.support.fakehypervisor import CONTAINER
 
@@ -71,6 +73,7 @@ def actions(
     half_made=(),
     closed=(),
     plugged=(),
+    intent_life_s=INTENT_LIFE_S,
 ):
     return make_plan(
         Observed(
@@ -87,8 +90,26 @@ def actions(
             half_made=half_made,
             disks={"proxy": disks, **(there or {})},
             life_s=1e6,
+            intent_life_s=intent_life_s,
         )
     )
+
+
+def test_an_intent_outlives_whatever_may_still_be_sent_or_take_effect():
+    """An attach is sent again while the VM is busy, for a quarter of an hour; its task may then take task_timeout."""
+    given, last = entry(Kind.ATTACHMENT), NOW + BUSY_WITHIN_S + PrismSettings().task_timeout
+    assert plan(given, now=last) == [(Verb.WAIT, "")]
+    assert plan(given, now=last + 600) == [(Verb.WAIT, "")]
+    assert plan(given, now=NOW + INTENT_LIFE_S) == [(Verb.CLOSE, "")]
+    patient = intent_life_s(PrismSettings(task_timeout=7200.0, retry_budget=3600.0))
+    assert patient > BUSY_WITHIN_S + 7200.0 + 2 * 3600.0
+    assert plan(given, now=NOW + INTENT_LIFE_S, intent_life_s=patient) == [(Verb.WAIT, "")]
+    assert plan(given, now=NOW + patient, intent_life_s=patient) == [(Verb.CLOSE, "")]
+
+
+def test_an_intents_life_is_never_shorter_than_the_defaults_make_it():
+    assert intent_life_s(PrismSettings()) == INTENT_LIFE_S
+    assert intent_life_s(PrismSettings(task_timeout=5.0)) == INTENT_LIFE_S
 
 
 # --- snapshots ---

@@ -23,7 +23,7 @@ from mover.errors import (
     TaskFailed,
 )
 from mover.hypervisor.nutanix import v2
-from mover.hypervisor.nutanix.forms import Shapes, Source
+from mover.hypervisor.nutanix.forms import Shapes, Source, contradicts, is_from
 from mover.hypervisor.nutanix.inventory import read_containers, read_disks
 from mover.hypervisor.nutanix.patience import BusyWait
 from mover.hypervisor.nutanix.session import Repeat, Session
@@ -51,9 +51,10 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
     Raises SlotOccupied, NotFound, RequestRefused, RightsMissing, TaskFailed, Overloaded, Conflict,
     HypervisorUnreachable: nothing was made. EffectUnknown: look later.
     """
+    wait = BusyWait(session.clock)
     before = await _disks(session, vm_uuid)
     _must_be_free(before, vm_uuid, slot)
-    order = _Order(session, vm_uuid, slot, source, frozenset(disk.vmdisk_uuid or "" for disk in before))
+    order = _Order(session, vm_uuid, slot, source, frozenset(disk.vmdisk_uuid or "" for disk in before), wait)
     refusal: HypervisorError | None = None
     for form in shapes.candidates(source):
         try:
@@ -61,7 +62,7 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
             if form.with_container and container is None:
                 continue
             await order.send(container, with_bus=form.with_bus)
-        except (NotFound, RequestRefused, TaskFailed) as refused:
+        except (NotFound, RequestRefused, Conflict, TaskFailed) as refused:
             found = await order.look_after(refused, refusal)
             if found is not None:
                 return found
@@ -103,31 +104,33 @@ class _Order:
     slot: Slot
     source: Source
     known: frozenset[str]
+    wait: BusyWait
+    """One for all forms: an intent outlives the last request by what this wait may take, not by a multiple."""
 
     @property
     def what(self) -> str:
         return f"attach to {self.slot} of VM {self.vm_uuid}"
 
     async def send(self, container: str | None, *, with_bus: bool) -> None:
-        """POST and wait for the task. A 429, a 409 or a task that failed since the VM is busy (it migrates to
-        another host) had no effect, yet is looked at before a repetition."""
+        """POST and wait for the task. A 429, or a refusal or failure since the VM is busy (it migrates to another
+        host), had no effect, yet is looked at before a repetition."""
         body = v2.attach_body(self.slot, self.source, container_uuid=container, with_bus=with_bus)
-        wait, refusals = BusyWait(self.session.clock), 0
+        refusals = 0
         while True:
             try:
                 answer = await self.session.post("v2", f"vms/{self.vm_uuid}/disks/attach", body, repeat=Repeat.NEVER)
                 with self._accepted():
                     await wait_for_v2(self.session, answer, what=self.what)
                 return
-            except (Overloaded, Conflict):
+            except Overloaded:
                 refusals += 1
                 if refusals == _BUSY_TRIES:
                     raise
                 await self.session.clock.sleep(_PAUSE_S * 2**refusals)
-            except TaskFailed as busy:
-                if not says_busy(said_in(busy)):
+            except (RequestRefused, Conflict, TaskFailed) as busy:
+                if not _is_busy(busy):
                     raise
-                await wait.once(busy, then="run the command again")
+                await self.wait.once(busy, then="run the command again")
             if await self._there() is not None:
                 raise self._unknown("was refused as too busy, and yet the slot is taken")
 
@@ -287,25 +290,6 @@ async def _disks(session: Session, vm_uuid: str) -> tuple[Disk, ...]:
 
 def _in_slot(disks: Collection[Disk], slot: Slot) -> Disk | None:
     return next((disk for disk in disks if disk.slot == slot), None)
-
-
-def is_from(disk: Disk, source: Source) -> bool:
-    """The disk provably came from this source."""
-    if isinstance(source, EmptyDisk):
-        has_source = disk.source_path or disk.source_vmdisk_uuid
-        return not has_source and (disk.size_bytes, disk.container_uuid) == (source.size_bytes, source.container_uuid)
-    if source.path:
-        return disk.source_path == source.path
-    return disk.source_vmdisk_uuid == source.vmdisk_uuid
-
-
-def contradicts(disk: Disk, source: Source) -> bool:
-    """The disk shows a source, and it is another one. (A build may show none: that is no contradiction.)"""
-    if isinstance(source, EmptyDisk):
-        return disk.size_bytes != source.size_bytes
-    if source.path:
-        return disk.source_path is not None and disk.source_path != source.path
-    return disk.source_vmdisk_uuid is not None and disk.source_vmdisk_uuid != source.vmdisk_uuid
 
 
 def as_attachment(vm_uuid: str, disk: Disk) -> Attachment:

@@ -1,10 +1,13 @@
-"""The forms of an attach's body, of which a Prism may take only some: tried in turn, and the good one remembered."""
+"""The forms of an attach's body, of which a Prism may take only some: tried in turn, and the good one remembered.
+
+And whether a disk came from the source that was asked for.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mover.model.machine import CloneSource, EmptyDisk
+from mover.model.machine import CloneSource, Disk, EmptyDisk
 
 Source = CloneSource | EmptyDisk
 
@@ -38,3 +41,22 @@ class Shapes:
     def learn(self, source: Source, form: Form) -> None:
         if isinstance(source, CloneSource) and source.path:
             self.best = form
+
+
+def is_from(disk: Disk, source: Source) -> bool:
+    """The disk provably came from this source."""
+    if isinstance(source, EmptyDisk):
+        has_source = disk.source_path or disk.source_vmdisk_uuid
+        return not has_source and (disk.size_bytes, disk.container_uuid) == (source.size_bytes, source.container_uuid)
+    if source.path:
+        return disk.source_path == source.path
+    return disk.source_vmdisk_uuid == source.vmdisk_uuid
+
+
+def contradicts(disk: Disk, source: Source) -> bool:
+    """The disk shows a source, and it is another one. (A build may show none: that is no contradiction.)"""
+    if isinstance(source, EmptyDisk):
+        return disk.size_bytes != source.size_bytes
+    if source.path:
+        return disk.source_path is not None and disk.source_path != source.path
+    return disk.source_vmdisk_uuid is not None and disk.source_vmdisk_uuid != source.vmdisk_uuid

@@ -8,6 +8,7 @@ from __future__ import annotations
 from mover.clock import Clock
 from mover.errors import HypervisorError
 from mover.hypervisor.nutanix.wire import ExchangeFailed
+from mover.hypervisor.protocol import BUSY_WITHIN_S
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 15.0
@@ -16,8 +17,6 @@ _LONGEST_WAIT_S = 15.0
 _TRIES_AT_500 = 3
 _TRIES_AT_FIRST_CONTACT = 3
 _NOBODY_THERE = {"dns", "connect", "tls", "html", "redirect"}
-# A live migration copies the VM's memory: 1 TiB at 10 Gbit/s takes a quarter of an hour.
-_BUSY_WITHIN_S = 900.0
 _FIRST_BUSY_PAUSE_S = 2.0
 _LONGEST_BUSY_PAUSE_S = 30.0
 
@@ -82,14 +81,14 @@ class BusyWait:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._deadline = clock.monotonic() + _BUSY_WITHIN_S
+        self._deadline = clock.monotonic() + BUSY_WITHIN_S
         self._pause_s = _FIRST_BUSY_PAUSE_S
 
     async def once(self, busy: HypervisorError, *, then: str) -> None:
         """Wait before the next try; where none is left, raise ``busy`` with its remedy (fact ``is_still_busy``)."""
         if self._clock.monotonic() + self._pause_s > self._deadline:
             busy.remedy = (
-                f"The VM has been busy for {_BUSY_WITHIN_S / 60:.0f} minutes: wait until its migration or other task "
+                f"The VM has been busy for {BUSY_WITHIN_S / 60:.0f} minutes: wait until its migration or other task "
                 f"has ended (Prism shows it under Tasks), then {then}."
             )
             busy.facts["is_still_busy"] = True
