@@ -24,8 +24,7 @@ async def attended(node: Node, name: str, operation: Operation, values: Mapping[
 
 async def _check_repository(node: Node, wanted: str | None, job: str) -> None:
     """A job that was handed over, or is continued, may be met by a mover with another repository."""
-    ours = place_of(node.settings.repository)
-    if wanted is not None and wanted != ours:
+    if wanted is not None and wanted != (ours := place_of(node.settings.repository)):
         raise UsageError(
             f"The job was ordered for the repository {wanted}, but the mover that met it works with {ours}",
             remedy="Order it again for that repository (--repository) when no other mover runs jobs here.",
