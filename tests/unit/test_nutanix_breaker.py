@@ -225,19 +225,20 @@ async def test_a_process_that_was_stopped_with_the_lock_stops_nobody_else(tmp_pa
     one = breaker(tmp_path, clock)
     await one.open()
     clock.elapsed += 15 * MINUTE
-    with one.path.with_name("lock").open() as holder:
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        with pytest.raises(StateDamaged, match="another process holds it") as caught:
-            await one.check()
-        assert caught.value.retryable
-        other = breaker(tmp_path, clock, "other")
-        await other.open()
-        assert not await is_let_through(other)
-        waiting = [asyncio.create_task(is_let_through(breaker(tmp_path, clock))) for _ in range(3)]
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert not any(task.done() for task in waiting)
-    assert sorted([await task for task in waiting]) == [False, False, True]
+    async with asyncio.TaskGroup() as group:
+        with one.path.with_name("lock").open() as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            with pytest.raises(StateDamaged, match="another process holds it") as caught:
+                await one.check()
+            assert caught.value.retryable
+            other = breaker(tmp_path, clock, "other")
+            await other.open()
+            assert not await is_let_through(other)
+            waiting = [group.create_task(is_let_through(breaker(tmp_path, clock))) for _ in range(3)]
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not any(task.done() for task in waiting)
+    assert sorted(task.result() for task in waiting) == [False, False, True]
 
 
 # --- in a session -----------------------------------------------------------------------
