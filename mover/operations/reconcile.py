@@ -23,6 +23,8 @@ from mover.units import format_size
 _AFTERWARDS_S = 900.0
 INTENT_LIFE_S = 4200.0
 """After this, at the least, a call that was sent has taken effect or never will: ``intent_life_s`` of the defaults."""
+_TOLD_BY_SLOT_S = 900.0
+"""So long after its intent an empty disk in our slot is held for ours; later it may be an administrator's."""
 _COMMIT_LIFE_S = 900.0
 """After this a manifest that was being written is there or never will be."""
 
@@ -148,7 +150,7 @@ def _plan_intended_disk(entry: Entry, disks: Collection[Disk], seen: Observed) -
         return _absent(entry, seen)
     if facts.get("is_own_vm") and facts["vm_uuid"] in seen.half_made:
         return _action(Verb.DETACH, entry, "an empty disk in a VM that this job made", disk.vmdisk_uuid)
-    if facts.get("is_told_by_slot") and seen.now - entry.intended_at < seen.intent_life_s:
+    if facts.get("is_told_by_slot") and seen.now - entry.intended_at < _TOLD_BY_SLOT_S:
         return _action(
             Verb.DETACH, entry, "an empty disk as we ordered it, where nobody else is given one", disk.vmdisk_uuid
         )

@@ -147,6 +147,17 @@ async def test_a_clock_that_was_set_back_does_not_stop_it_for_years(tmp_path, cl
     assert not await is_let_through(breaker(tmp_path, clock))
 
 
+async def test_a_clock_that_steps_back_lets_one_log_in_through_at_most(tmp_path, clock):
+    """Central and Element were both refused often: what the other one's file says is renewed by nobody."""
+    places = [breaker(tmp_path, clock, address=PrismAddress(name)) for name in ("pe", "pc")]
+    for _ in range(3):
+        for one in places:
+            await one.open()
+    clock.elapsed -= 30.0
+    through = [await is_let_through(breaker(tmp_path, clock, address=PrismAddress("pe"))) for _ in range(20)]
+    assert sum(through) <= 1
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     def full(*_args):

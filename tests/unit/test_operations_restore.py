@@ -18,6 +18,7 @@ from mover.errors import (
     RightsMissing,
     SlotOccupied,
     SpaceShort,
+    StateDamaged,
     TargetExists,
     TaskFailed,
     UsageError,
@@ -244,9 +245,9 @@ async def test_a_vm_without_any_free_slot(w, point):
         await into(w, point, "scsi.1", target, slot="scsi.4")
 
 
-async def test_a_vm_whose_disks_are_in_place_is_given_although_it_could_not_be_finished(w, web, point):
-    refused = RightsMissing("no role for it", remedy="r")
-    w.hypervisor.fail("finish_vm", 1, How.ERROR, refused)
+@pytest.mark.parametrize("kind", [RightsMissing, StateDamaged])
+async def test_a_vm_whose_disks_are_in_place_is_given_although_it_could_not_be_finished(w, web, point, kind):
+    w.hypervisor.fail("finish_vm", 1, How.ERROR, kind("no role for it", remedy="r"))
     report = await w.restore(point, "web2", power_on=True)
     assert "no role for it" in " ".join(report["warnings"])
     assert report["is_on"]

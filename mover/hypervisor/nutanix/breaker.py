@@ -121,9 +121,11 @@ class Breaker:
     def _next_at(self, mine: _Refused) -> float:
         """When it may be sent again: what was sent elsewhere in 24 hours counts with it, from the last of all."""
         now = self._clock.now()
-        counted = [mine, *(one for one in self._elsewhere() if abs(now - one.last_at) < _PAUSES_S[-1])]
-        tries = sum(one.tries for one in counted)
-        return max(one.last_at for one in counted) + _PAUSES_S[min(tries, len(_PAUSES_S)) - 1]
+        others = [one for one in self._elsewhere() if abs(now - one.last_at) < _PAUSES_S[-1]]
+        tries = mine.tries + sum(one.tries for one in others)
+        # A clock set back a little makes nothing elsewhere come later than a pause from now: that would read as due.
+        last_at = max([mine.last_at, *(min(one.last_at, now) for one in others)])
+        return last_at + _PAUSES_S[min(tries, len(_PAUSES_S)) - 1]
 
     def _elsewhere(self) -> Iterator[_Refused]:
         """This user's same secret at other Prisms: Central and Element ask one directory."""
