@@ -151,8 +151,8 @@ class DataSettings(Section):
     """0: as many as cores. Compression is the bottleneck; more threads only fight for the GIL."""
     readers: int = Field(default=4, ge=1, le=64)
     """Reads in flight per disk: 4 saturate a local device; network-attached ones may want 16."""
-    restore_threads: int = Field(default=4, ge=1, le=64)
-    """Threads that open blocks and write the device; 4 are twice as fast as 2 on 2 cores."""
+    restore_threads: int = Field(default=6, ge=1, le=64)
+    """Threads that open blocks and write the device: while some wait for it, others open."""
     budget: Size = 128 * MIB
     """Bytes in flight in the process: buffers and packs. The bound of memory."""
     read_size: Size = 4 * MIB

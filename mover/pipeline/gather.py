@@ -30,12 +30,19 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One ranged get: neighbouring records of a pack, in order of offset."""
+    """One ranged get: neighbouring records of a pack."""
 
     pack_no: int
     offset_bytes: int
     length_bytes: int
-    records: tuple[Record, ...]
+    runs: tuple[tuple[Record, ...], ...]
+    """In order of their first blocks. Several records are a run when neighbouring blocks of the disk hold one each:
+    one write."""
+
+    @property
+    def blocks(self) -> list[int]:
+        """All blocks of the window that it holds."""
+        return [block for run in self.runs for record in run for block in record.blocks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +70,15 @@ def wanted_ids(ids: bytes) -> tuple[NDArray[np.bool_], bytes]:
 
 
 def arrange(
-    ids: bytes, is_zero: NDArray[np.bool_], places: BlockPlaces, *, first_block: int, most_bytes: int
+    ids: bytes,
+    is_zero: NDArray[np.bool_],
+    places: BlockPlaces,
+    *,
+    first_block: int,
+    most_bytes: int,
+    most_run: int = 1,
 ) -> Window:
-    """Turn places (of the ids that are not zero) into segments of at most ``most_bytes``.
+    """Turn places (of the ids that are not zero) into segments of at most ``most_bytes``, runs of at most ``most_run``.
 
     Packs come in the order in which the disk first needs them; a single record may exceed
     ``most_bytes``.
@@ -81,7 +94,7 @@ def arrange(
     )
     order = np.lexsort((blocks, offsets, _first_needs(packs)))
     records = _records(ids, blocks[order], packs[order], offsets[order], lengths[order], first_block)
-    return Window(list(_segments(records, most_bytes)), zero_spans(is_zero, first_block), missing)
+    return Window(list(_segments(records, most_bytes, most_run)), zero_spans(is_zero, first_block), missing)
 
 
 def _first_needs(packs: Ints) -> Ints:
@@ -116,21 +129,36 @@ def _records(
         )
 
 
-def _segments(records: Iterator[tuple[int, Record]], most_bytes: int) -> Iterator[Segment]:
-    pack, run = -1, list[Record]()
+def _segments(records: Iterator[tuple[int, Record]], most_bytes: int, most_run: int) -> Iterator[Segment]:
+    pack, near = -1, list[Record]()
     for pack_no, record in records:
-        if run:
-            end = run[-1].offset_bytes + run[-1].length_bytes
-            total = record.offset_bytes + record.length_bytes - run[0].offset_bytes
+        if near:
+            end = near[-1].offset_bytes + near[-1].length_bytes
+            total = record.offset_bytes + record.length_bytes - near[0].offset_bytes
             if pack_no != pack or record.offset_bytes - end > GAP_BYTES or total > most_bytes:
-                yield _segment(pack, run)
-                run = []
+                yield _segment(pack, near, most_run)
+                near = []
         pack = pack_no
+        near.append(record)
+    if near:
+        yield _segment(pack, near, most_run)
+
+
+def _segment(pack_no: int, near: list[Record], most_run: int) -> Segment:
+    start = near[0].offset_bytes
+    length_bytes = near[-1].offset_bytes + near[-1].length_bytes - start
+    return Segment(pack_no, start, length_bytes, tuple(_runs(near, most_run)))
+
+
+def _runs(records: list[Record], most: int) -> Iterator[tuple[Record, ...]]:
+    run: list[Record] = []
+    for record in sorted(records, key=lambda record: record.blocks[0]):
+        if run and (len(run) == most or not _follows(run[-1], record)):
+            yield tuple(run)
+            run = []
         run.append(record)
-    if run:
-        yield _segment(pack, run)
+    yield tuple(run)
 
 
-def _segment(pack_no: int, run: list[Record]) -> Segment:
-    start = run[0].offset_bytes
-    return Segment(pack_no, start, run[-1].offset_bytes + run[-1].length_bytes - start, tuple(run))
+def _follows(former: Record, record: Record) -> bool:
+    return len(former.blocks) == len(record.blocks) == 1 and record.blocks[0] == former.blocks[0] + 1

@@ -17,7 +17,7 @@ from typing import TypeVar
 from mover.config import DataSettings
 from mover.device.memory import HUGE_BYTES, direct_memory
 from mover.metrics import BUDGET_BYTES, BUDGET_WAITING, QUEUE_FILL, STAGE_SECONDS
-from mover.pipeline.allocator import give_back_memory, share_one_heap
+from mover.pipeline.allocator import give_back_memory, prepare_heap
 from mover.pipeline.channel import Channel, Closed
 from mover.pipeline.diskbuffers import DiskBuffers, SharedPools
 from mover.pipeline.flow import Budget
@@ -72,7 +72,7 @@ class Workers:
         """Start the threads. Raises RuntimeError when called twice."""
         if self._threads:
             raise RuntimeError("the workers run already")
-        share_one_heap()
+        prepare_heap()
         for name, channel, count in (
             ("compute", self._compute, self.compute_threads),
             ("restore", self._restore, self.settings.restore_threads),

@@ -1,4 +1,4 @@
-"""One heap for all threads, and free memory given back, where the C library is glibc."""
+"""One heap for all threads, memory used again and given back, where the C library is glibc."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C 
 
 THREADS = """
 import ctypes, sys, threading
-from mover.pipeline.allocator import share_one_heap
+from mover.pipeline.allocator import prepare_heap
 if sys.argv[1] == "shared":
-    assert share_one_heap()
+    assert prepare_heap()
 libc, together = ctypes.CDLL(None), threading.Barrier(4)
 libc.malloc.restype = ctypes.c_void_p
 def work():
@@ -37,8 +37,8 @@ libc.malloc_stats()
 FREED = """
 import ctypes
 from mover.cli.trial import memory_bytes
-from mover.pipeline.allocator import give_back_memory, share_one_heap
-share_one_heap()
+from mover.pipeline.allocator import give_back_memory, prepare_heap
+prepare_heap()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 pieces = [libc.malloc(ctypes.c_size_t(60_000)) for _ in range(1000)]
@@ -48,6 +48,29 @@ kept = memory_bytes()
 assert give_back_memory()
 print(kept - memory_bytes())
 """
+
+
+AGAIN = """
+import ctypes, resource
+from mover.pipeline.allocator import prepare_heap
+assert prepare_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def faults_of_a_piece():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    piece = libc.malloc(ctypes.c_size_t(8 << 20))
+    ctypes.memset(piece, 1, 8 << 20)
+    libc.free(piece)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults_of_a_piece(), faults_of_a_piece())
+"""
+
+
+@glibc
+def test_the_memory_of_a_piece_serves_the_next_one():
+    run = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
+    first, second = map(int, run.stdout.split())
+    assert second < 4 <= first
 
 
 @glibc
@@ -72,7 +95,7 @@ async def test_memory_goes_back_when_the_last_disk_ends(monkeypatch):
 
 
 @glibc
-def test_threads_share_one_heap():
+def test_threads_prepare_heap():
     assert heaps("own") > 1
     assert heaps("shared") == 1
 

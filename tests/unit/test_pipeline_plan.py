@@ -157,7 +157,7 @@ def make_id(number: int) -> bytes:
     return number.to_bytes(32, "little")
 
 
-def test_packs_come_in_order_of_first_need_and_records_in_order_of_offset():
+def test_packs_come_in_order_of_first_need_and_records_in_order_of_the_disk():
     ids = b"".join(make_id(n) for n in (7, 0, 8, 7, 9, 10))
     is_zero, wanted = wanted_ids(ids)
     assert wanted == b"".join(make_id(n) for n in (7, 8, 7, 9, 10))
@@ -166,7 +166,11 @@ def test_packs_come_in_order_of_first_need_and_records_in_order_of_offset():
     assert [s.pack_no for s in window.segments] == [5, 1]
     first = window.segments[0]
     assert (first.offset_bytes, first.length_bytes) == (100, 210)
-    assert [(r.id, r.blocks) for r in first.records] == [(make_id(9), (104,)), (make_id(7), (100, 103))]
+    assert [[(r.id, r.blocks) for r in run] for run in first.runs] == [
+        [(make_id(7), (100, 103))],
+        [(make_id(9), (104,))],
+    ]
+    assert first.blocks == [100, 103, 104]
     assert window.zero_spans == [(101, 1)]
     assert window.missing == [105]
 
@@ -177,6 +181,23 @@ def test_far_records_and_long_runs_are_fetched_apart():
     places = Places([(0, 0, 100), (0, 100, 100), (0, 200, 100), (0, 10_000_000, 100)])
     window = arrange(ids, is_zero, places, first_block=0, most_bytes=200)
     assert [(s.offset_bytes, s.length_bytes) for s in window.segments] == [(0, 200), (200, 100), (10_000_000, 100)]
+
+
+@pytest.mark.parametrize(
+    ("most_run", "wanted"),
+    [
+        (1, [[0], [1], [2], [4], [5], [6, 8], [7]]),
+        (2, [[0, 1], [2], [4, 5], [6, 8], [7]]),
+        (9, [[0, 1, 2], [4, 5], [6, 8], [7]]),
+    ],
+)
+def test_neighbouring_blocks_are_a_run_however_their_records_lie(most_run, wanted):
+    ids = b"".join(make_id(n) for n in (1, 2, 3, 0, 5, 6, 7, 8, 7))
+    is_zero, _ = wanted_ids(ids)
+    places = Places([(0, offset, 100) for offset in (200, 0, 100, 300, 500, 400, 600, 400)])
+    (segment,) = arrange(ids, is_zero, places, first_block=0, most_bytes=1000, most_run=most_run).segments
+    assert [[block for record in run for block in record.blocks] for run in segment.runs] == wanted
+    assert sorted(segment.blocks) == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
 def test_a_window_of_zeroes_needs_nothing():
