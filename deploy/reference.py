@@ -6,6 +6,9 @@ usage: python deploy/reference.py [--check]    (make reference; a test runs the 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +21,6 @@ from mover import metrics
 from mover.api.server import ROUTES
 from mover.config import Section, Settings, default_state_dir
 from mover.errors import all_errors
-from mover.settings import reasons
 from mover.units import format_duration, format_size
 
 TARGET = Path(__file__).with_name("REFERENCE.md")
@@ -81,6 +83,19 @@ def settings(section: type[Section], prefix: str = "") -> Iterator[tuple[str, ..
         else:
             shown = format_duration(value) if isinstance(value, float) else _default(key, value)
             yield f"`{prefix}{key}`", shown and f"`{shown}`", " ".join(why.get(key, "").split())
+
+
+def reasons(section: type[Section]) -> dict[str, str]:
+    """Setting → what it is and why: the string that stands below it in the source."""
+    group = ast.parse(inspect.getsource(section)).body[0]
+    assert isinstance(group, ast.ClassDef)
+    found = {}
+    for setting, below in itertools.pairwise(group.body):
+        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name):
+            match below:
+                case ast.Expr(ast.Constant(str(text))):
+                    found[setting.target.id] = inspect.cleandoc(text)
+    return found
 
 
 def _default(key: str, value: Any) -> str:

@@ -6,10 +6,7 @@ secrets folder, or the environment; they never show in a repr, a log or an error
 
 from __future__ import annotations
 
-import ast
 import difflib
-import inspect
-import itertools
 import os
 import re
 import shlex
@@ -40,7 +37,7 @@ def load(
     """
     environment = os.environ if environment is None else environment
     merged: dict[str, Any] = {}
-    known = {name for name, _ in setting_names()}
+    known = set(setting_names())
     for source in (_from_file(file), _from_secrets(environment), _from_environment(environment), flags or {}):
         given = {name: value for name, value in _flatten(source) if value is not None}
         for name in filter(given.get, given):
@@ -168,34 +165,20 @@ def _explained(error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, [known for known, _ in setting_names()], 1, 0.5)
+        near = difflib.get_close_matches(name, setting_names(), 1, 0.5)
         hint = f"Did you mean {near[0]}?" if near else "See the table of settings in deploy/REFERENCE.md."
         return UnknownSetting(f"There is no setting {name}", remedy=hint, setting=name)
     return ConfigError(f"{name}: {first['msg']}", remedy=f"Correct the setting {name}.", setting=name)
 
 
-def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, what it is) of every setting, in order of declaration."""
-    why = reasons(section)
+def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every setting, in order of declaration."""
     for key, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             yield from setting_names(kind, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", why.get(key, "")
-
-
-def reasons(section: type[Section]) -> dict[str, str]:
-    """Setting → what it is and why: the string that stands below it in the source."""
-    group = ast.parse(inspect.getsource(section)).body[0]
-    assert isinstance(group, ast.ClassDef)
-    found = {}
-    for setting, below in itertools.pairwise(group.body):
-        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name):
-            match below:
-                case ast.Expr(ast.Constant(str(text))):
-                    found[setting.target.id] = inspect.cleandoc(text)
-    return found
+            yield f"{prefix}{key}"
 
 
 def _with_secret_files(settings: Settings) -> Settings:

@@ -20,7 +20,7 @@ def test_the_reference_is_written_from_this_code():
 
 def test_every_setting_is_read_somewhere():
     text = "\n".join(m.path.read_text("utf-8") for m in modules() if m.name not in ("mover.config", "mover.settings"))
-    unread = [name for name, _ in setting_names() if not re.search(rf"\b{name.split('.')[-1]}\b", text)]
+    unread = [name for name in setting_names() if not re.search(rf"\b{name.split('.')[-1]}\b", text)]
     assert unread == []
 
 

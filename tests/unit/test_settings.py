@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from mover.config import AUTO, Settings
 from mover.errors import ConfigError, UnknownSetting, UsageError
 from mover.settings import load, setting_names
 from mover.units import MIB
+
+REFERENCE = Path(__file__).parents[2] / "deploy" / "REFERENCE.md"
 
 
 @pytest.fixture
@@ -145,8 +148,10 @@ def test_the_size_of_blocks_is_a_size_or_auto(text, told, first):
 
 
 def test_every_setting_says_why():
-    assert [name for name, why in setting_names() if len(why) < 15] == []
-    assert "prism.url" in dict(setting_names())
+    names = list(setting_names())
+    assert "prism.url" in names
+    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \|[^|]*\| (.{15,}) \|$", REFERENCE.read_text(), re.MULTILINE))
+    assert [name for name in names if name not in rows] == []
     assert Settings().data.block_size == MIB // 2
 
 
