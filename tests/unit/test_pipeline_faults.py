@@ -284,6 +284,21 @@ async def test_verify_names_every_damaged_object_and_what_depends_on_it():
         assert_nothing_leaked(pool)
 
 
+async def test_no_neighbour_of_a_damaged_block_is_written_with_it():
+    repository, target = PlainRepository(), MemoryDisk(bytes(SIZE))
+    in_order = DATA.model_copy(update={"readers": 1, "compute_threads": 1})  # so that a pack holds six neighbours
+    with workers(in_order) as pool:
+        node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
+        pack, offset, _ = repository.where[node_ids[2 * ID_BYTES : 3 * ID_BYTES]]
+        repository.packs[pack][offset] ^= 1
+        with pytest.raises(Damaged):
+            await restore(repository, node_ids, pool, target)
+        assert_nothing_leaked(pool)
+    wrong = [i for i in range(SIZE) if target.content[i] not in (0, CONTENT[i])]
+    assert wrong == []
+    assert not any(offset <= 2 * BLOCK < offset + length for offset, length in target.writes)
+
+
 async def test_verify_finds_the_blocks_of_a_damaged_map_node():
     repository = PlainRepository()
 

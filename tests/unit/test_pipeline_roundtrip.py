@@ -68,9 +68,15 @@ async def incremental(
 
 
 async def restored(
-    repository: PlainRepository, node_ids: bytes, size: int, pool: Workers, *, fresh: bool = True
+    repository: PlainRepository,
+    node_ids: bytes,
+    size: int,
+    pool: Workers,
+    *,
+    fresh: bool = True,
+    target: MemoryDisk | None = None,
 ) -> tuple[bytes, RestoreResult]:
-    target = MemoryDisk(bytes(size) if fresh else b"\xaa" * size)
+    target = target or MemoryDisk(bytes(size) if fresh else b"\xaa" * size)
     result = await restore_disk(
         repository.image(node_ids, size_bytes=size, block_bytes=BLOCK),
         reader=repository,
@@ -154,6 +160,20 @@ async def test_a_sparse_full_reads_only_what_it_must(unlisted):
     assert got == content
     assert result.bytes_read == (4 * BLOCK if unlisted == "zero" else 40 * BLOCK)
     assert result.bytes_new == 4 * BLOCK
+
+
+async def test_neighbours_are_written_together_and_each_once():
+    content = Random(4).randbytes(40 * BLOCK + 77)
+    content = content[: 9 * BLOCK] + content[:BLOCK] + bytes(BLOCK) + content[11 * BLOCK :]
+    repository, target = PlainRepository(), MemoryDisk(bytes(len(content)))
+    in_order = DATA.model_copy(update={"readers": 1, "compute_threads": 1})  # so that a pack holds six neighbours
+    with workers(in_order) as pool:
+        node_ids = (await full(repository, MemoryDisk(content), pool)).node_ids
+        await restored(repository, node_ids, len(content), pool, target=target)
+    assert target.content == content
+    spans = [(offset // BLOCK, length // BLOCK) for offset, length in sorted(target.writes)]
+    assert spans[:5] == [(0, 1), (1, 5), (6, 3), (9, 1), (11, 3)], "the copy of the first block is written apart"
+    assert sum(length for _, length in target.writes) == len(content) - BLOCK, "all but the zeroes, once"
 
 
 async def test_neighbours_are_read_together_and_in_order():
