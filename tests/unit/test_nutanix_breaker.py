@@ -8,16 +8,12 @@ import json
 import os
 
 import pytest
-from pydantic import SecretStr
 
 from mover.clock import FakeClock
-from mover.errors import CertificateRejected, HypervisorUnreachable, LoginRefused, StateDamaged
+from mover.errors import LoginRefused, StateDamaged
 from mover.hypervisor.nutanix import breaker as breaking
-from mover.hypervisor.nutanix.address import PrismAddress, parse_address
+from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.breaker import Breaker
-from mover.hypervisor.nutanix.session import Session
-from tests.support.prismworld import prism_world
-from tests.support.tinyprism import TinyPrism, answers, cut, fingerprint, serving, settings_for
 
 MINUTE, HOUR = 60.0, 3600.0
 ADDRESS = PrismAddress("pe")
@@ -250,145 +246,3 @@ async def test_a_process_that_was_stopped_with_the_lock_stops_nobody_else(tmp_pa
                 await asyncio.sleep(0)
             assert not any(task.done() for task in waiting)
     assert sorted(task.result() for task in waiting) == [False, False, True]
-
-
-# --- in a session -----------------------------------------------------------------------
-
-
-async def test_a_directory_that_was_away_for_a_minute_costs_a_quarter_of_an_hour(tmp_path, clock):
-    tiny = TinyPrism()
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
-    tiny.script("users/me", answers(401))
-
-    def session():
-        return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
-
-    async with serving(tiny, tmp_path):
-        for pause in (0.0, 5 * MINUTE, 9 * MINUTE):
-            clock.elapsed += pause
-            one = session()
-            with pytest.raises(LoginRefused, match="tried once more"):
-                await one.get("v3", "things/1")
-            await one.close()
-        assert len(tiny.calls) == 1
-        clock.elapsed += 1 * MINUTE
-        one = session()
-        assert await one.get("v3", "things/1") == {"thing": "1"}
-        await one.close()
-    assert list((tmp_path / "breakers").glob("*.json")) == []
-
-
-async def test_a_prism_without_cookies_gets_one_wrong_log_in_however_many_calls_fly(tmp_path, clock):
-    tiny = TinyPrism(cookies=False)
-    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
-    async with serving(tiny, tmp_path):
-        one = Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
-        await one.get("v3", "things/0")
-        tiny.password = "changed"
-        results = await asyncio.gather(*(one.get("v3", f"things/{n}") for n in range(8)), return_exceptions=True)
-        await one.close()
-    assert all(isinstance(result, LoginRefused) for result in results)
-    assert len(tiny.calls) == 3
-
-
-async def test_a_session_that_is_in_comes_back_after_what_another_one_met(tmp_path, clock):
-    """Without cookies each call is a log-in: the first that is due again proves the password for all."""
-    tiny = TinyPrism(cookies=False)
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
-
-    def session():
-        return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
-
-    async with serving(tiny, tmp_path):
-        daemon, command = session(), session()
-        await daemon.get("v3", "things/1")
-        tiny.script("users/me", answers(401))
-        for one in (command, daemon):
-            with pytest.raises(LoginRefused):
-                await one.get("v3", "things/1")
-        clock.elapsed += 15 * MINUTE
-        for one in (daemon, daemon, command):
-            assert await one.get("v3", "things/1") == {"thing": "1"}
-        await daemon.close()
-        await command.close()
-    assert list((tmp_path / "breakers").glob("*.json")) == []
-
-
-async def test_an_outage_is_told_as_such_and_costs_no_probe(tmp_path, clock):
-    nobody = TinyPrism(port=1)
-    known = breaker(tmp_path, clock, "secret", PrismAddress("127.0.0.1", 1))
-    await known.open()
-    clock.elapsed += 15 * MINUTE
-    one = Session(PrismAddress("127.0.0.1", 1), settings_for(nobody), clock=clock, state_dir=tmp_path)
-    with pytest.raises(HypervisorUnreachable, match="no connection"):
-        await one.get("v3", "things/1")
-    await one.close()
-    [refused] = json.loads(known.path.read_text())["refused"].values()
-    assert refused["tries"] == 1
-    assert await is_let_through(known)
-
-
-async def test_a_probe_counts_once_it_left_and_not_where_the_certificate_was_distrusted(tmp_path, clock):
-    tiny = TinyPrism()
-    async with serving(tiny, tmp_path):
-        address = PrismAddress("127.0.0.1", tiny.port)
-        known = breaker(tmp_path, clock, "secret", address)
-        await known.open()
-        clock.elapsed += 15 * MINUTE
-        tiny.script("users/me", cut())
-        for pin, error, tries in (("00" * 32, CertificateRejected, 1), (fingerprint(), LoginRefused, 2)):
-            one = Session(address, settings_for(tiny, fingerprint=pin), clock=clock, state_dir=tmp_path)
-            with pytest.raises(error):
-                await one.log_in()
-            await one.close()
-            [refused] = json.loads(known.path.read_text())["refused"].values()
-            assert refused["tries"] == tries
-    assert len(tiny.calls) == 1
-
-
-async def test_where_cookies_do_not_count_a_directory_that_goes_away_gets_two_wrong_log_ins_of_many_calls(
-    tmp_path, clock
-):
-    """The second asks whether it is the password, or the right to that call; both are counted."""
-    tiny = TinyPrism()
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
-
-    async def goes_away(request):
-        if "Authorization" in request.headers:
-            tiny.password = "not known while the directory is away"
-        return await answers(401)(request)
-
-    async with serving(tiny, tmp_path):
-        one = Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
-        await one.get("v3", "things/1")
-        tiny.script("v2/odd", *[goes_away] * 40)
-        results = await asyncio.gather(*(one.get("v2", f"odd/{n}") for n in range(8)), return_exceptions=True)
-        await one.close()
-    assert all(isinstance(result, LoginRefused) for result in results)
-    assert len([call for call in tiny.sent("v2/odd") if call.basic]) == 1
-    assert len(tiny.sent("users/me")) == 3
-    [file] = (tmp_path / "breakers").glob("*.json")
-    [refused] = json.loads(file.read_text())["refused"].values()
-    assert refused["tries"] == 2
-
-
-async def test_ten_hours_of_two_processes_with_a_wrong_password_lock_no_account(tmp_path, clock):
-    """The lab locks at the fifth wrong log-in, however long ago the others were."""
-    async with prism_world(tmp_path, "element", vms=()) as world:
-        address = parse_address(world.lab.element_url)
-
-        async def log_in(password):
-            settings = world.settings(password=SecretStr(password))
-            session = Session(address, settings, clock=clock, state_dir=tmp_path)
-            try:
-                await session.log_in()
-            finally:
-                await session.close()
-
-        for _ in range(20):
-            clock.elapsed += HOUR / 2
-            for _ in range(2):
-                with pytest.raises(LoginRefused):
-                    await log_in("wrong")
-        assert len([call for call in world.lab.calls if call.status == 401]) == 4
-        await log_in(world.lab.password)
