@@ -9,13 +9,13 @@ import pytest
 from pydantic import SecretStr
 
 from mover.clock import FakeClock
-from mover.errors import CertificateRejected, HypervisorUnreachable, LoginRefused
+from mover.errors import CertificateRejected, HypervisorUnreachable, LoginRefused, Overloaded, RightsMissing
 from mover.hypervisor.nutanix import breaker as breaking
 from mover.hypervisor.nutanix.address import PrismAddress, parse_address
 from mover.hypervisor.nutanix.breaker import Breaker
 from mover.hypervisor.nutanix.session import Session
 from tests.support.prismworld import prism_world
-from tests.support.tinyprism import TinyPrism, answers, cut, fingerprint, serving, settings_for
+from tests.support.tinyprism import TinyPrism, answers, cut, error, fingerprint, hang_up, html, serving, settings_for
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -25,6 +25,10 @@ def clock(monkeypatch):
     """And cheap hashes."""
     monkeypatch.setattr(breaking, "_COST", {"n": 2, "r": 1, "p": 1})
     return FakeClock()
+
+
+def session_of(tiny, folder, clock):
+    return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=folder)
 
 
 async def test_a_directory_that_was_away_for_a_minute_costs_a_quarter_of_an_hour(tmp_path, clock):
@@ -50,7 +54,8 @@ async def test_a_directory_that_was_away_for_a_minute_costs_a_quarter_of_an_hour
     assert list((tmp_path / "breakers").glob("*.json")) == []
 
 
-async def test_a_prism_without_cookies_gets_one_wrong_log_in_however_many_calls_fly(tmp_path, clock):
+async def test_a_prism_without_cookies_gets_two_wrong_log_ins_however_many_calls_fly(tmp_path, clock):
+    """The second asks whether it is the password; both are counted."""
     tiny = TinyPrism(cookies=False)
     tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
     async with serving(tiny, tmp_path):
@@ -60,7 +65,9 @@ async def test_a_prism_without_cookies_gets_one_wrong_log_in_however_many_calls_
         results = await asyncio.gather(*(one.get("v3", f"things/{n}") for n in range(8)), return_exceptions=True)
         await one.close()
     assert all(isinstance(result, LoginRefused) for result in results)
-    assert len(tiny.calls) == 3
+    assert len(tiny.calls) == 4
+    [[refused]] = [list(found.values()) for found in written(tmp_path)]
+    assert refused["tries"] == 2
 
 
 async def test_a_session_that_is_in_comes_back_after_what_another_one_met(tmp_path, clock):
@@ -164,3 +171,94 @@ async def test_ten_hours_of_two_processes_with_a_wrong_password_lock_no_account(
                     await log_in("wrong")
         assert len([call for call in world.lab.calls if call.status == 401]) == 4
         await log_in(world.lab.password)
+
+
+# --- a 401: the password, or a right that is missing -----------------------------------------
+
+
+def refusing(tiny, path="v3/secret"):
+    """Whatever one brings: 401 to this path alone."""
+    tiny.routes[f"GET {path}"] = lambda _m, _c: (401, error(401, "AUTHENTICATION_REQUIRED"))
+
+
+def written(folder):
+    return [json.loads(file.read_text())["refused"] for file in (folder / "breakers").glob("*.json")]
+
+
+@pytest.mark.parametrize("cookies", [True, False])
+async def test_a_right_that_is_missing_is_told_as_such_each_time(tmp_path, clock, cookies):
+    tiny = TinyPrism(cookies=cookies)
+    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
+    refusing(tiny)
+    async with serving(tiny, tmp_path):
+        one = session_of(tiny, tmp_path, clock)
+        for _ in range(6):
+            with pytest.raises(RightsMissing, match="accepts the log-in"):
+                await one.get("v3", "secret")
+            assert await one.get("v3", "things/1") == {"thing": "1"}
+        await one.close()
+    assert written(tmp_path) == []
+
+
+@pytest.mark.parametrize("cookies", [True, False])
+@pytest.mark.parametrize("outage", [answers(503), html(), cut(), hang_up()])
+async def test_an_outage_right_after_a_401_holds_no_good_password_back(tmp_path, clock, cookies, outage):
+    """Who sends what meanwhile: each time whether the password is right, never that call again."""
+    tiny = TinyPrism(cookies=cookies)
+    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
+    refusing(tiny)
+    async with serving(tiny, tmp_path):
+        one = session_of(tiny, tmp_path, clock)
+        await one.log_in()
+        if cookies:
+            await one.get("v3", "things/1")
+            tiny.script("users/me", answers(200, {"status": {}}))
+        tiny.script("users/me", *[outage] * 500)
+        with pytest.raises((HypervisorUnreachable, Overloaded)):
+            await one.get("v3", "secret")
+        assert len([call for call in tiny.sent("v3/secret") if call.basic]) == 1
+        assert written(tmp_path) == []
+        tiny.scripts.clear()
+        assert await one.get("v3", "things/1") == {"thing": "1"}
+        await one.close()
+
+
+async def test_a_401_during_an_outage_counts_once_it_is_known_to_be_the_password(tmp_path, clock):
+    tiny = TinyPrism(cookies=False)
+    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
+    async with serving(tiny, tmp_path):
+        one = session_of(tiny, tmp_path, clock)
+        await one.get("v3", "things/0")
+        tiny.password = "changed"
+        tiny.script("users/me", *[answers(503)] * 500)
+        for kind in (Overloaded, LoginRefused):
+            results = await asyncio.gather(*(one.get("v3", f"things/{n}") for n in range(5)), return_exceptions=True)
+            assert {type(result) for result in results} == {kind}
+            tiny.scripts.clear()
+        await one.close()
+    assert len(tiny.sent("things/.*")) == 2
+    [[refused]] = [list(found.values()) for found in written(tmp_path)]
+    assert refused["tries"] == 2
+
+
+async def test_a_probe_asks_who_we_are_and_nothing_else(tmp_path, clock):
+    tiny = TinyPrism(cookies=False)
+    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
+    refusing(tiny)
+    async with serving(tiny, tmp_path):
+        known = Breaker(tmp_path, PrismAddress("127.0.0.1", tiny.port), "admin", "secret", clock)
+        one = session_of(tiny, tmp_path, clock)
+        await one.get("v3", "things/1")
+        await known.open()
+        clock.elapsed += 15 * MINUTE
+        tiny.script("users/me", *[answers(503)] * 500)
+        with pytest.raises(LoginRefused):
+            await one.get("v3", "secret")
+        [[refused]] = [list(found.values()) for found in written(tmp_path)]
+        assert refused["tries"] == 2
+        assert tiny.sent("v3/secret") == []
+        tiny.scripts.clear()
+        clock.elapsed += HOUR
+        assert await one.get("v3", "things/1") == {"thing": "1"}
+        await one.close()
+    assert written(tmp_path) == []

@@ -59,7 +59,8 @@ class _Record:
 class Breaker:
     """Remembers, per (Prism, user), hashes of the secrets that were refused.
 
-    For one log-in at a time: ``check`` before it, then what became of it: ``open``, ``close`` or ``give_back``.
+    For one log-in at a time: ``check`` before it, then what became of it: ``open``, ``close`` or ``give_back``; or
+    ``doubt``, and then the same of the log-in that tells what the 401 meant.
     """
 
     def __init__(self, state_dir: Path, address: PrismAddress, username: str, secret: str, clock: Clock) -> None:
@@ -69,9 +70,13 @@ class Breaker:
         self._unwritten: _Refused | None = None
         self._probe: tuple[_Refused, _Refused] | None = None
         """The log-in under way, where it is one: what was known of this secret before, and is now."""
+        self._doubts = 0
+        """401s that no file counts, since they may have meant something else."""
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """Before each log-in: raise LoginRefused where this very secret was refused and is not due again.
+
+        True: it was refused and is due, so this is a probe.
 
         One that is due is claimed, on disk, before it is sent: a crash or another process makes no second.
         Raises StateDamaged where it cannot be claimed: another would claim it too.
@@ -82,6 +87,11 @@ class Breaker:
             raise self._unusable(error) from None
         if self._probe is not None:
             log.info("prism.log-in-probe", host=str(self._address), user=self._username, tries=self._probe[1].tries)
+        return self._probe is not None
+
+    def doubt(self) -> None:
+        """A 401 that may mean a missing right: what the next log-in is answered decides, ``open`` counts both."""
+        self._doubts += 1
 
     async def open(self) -> LoginRefused:
         """Remember that the secret was refused; returns the error to raise.
@@ -89,11 +99,14 @@ class Breaker:
         Where it cannot be written, this object remembers it: a full disk must not lock an account.
         """
         probe, self._probe = self._probe, None
-        return self._refusal(probe[1] if probe else await self._note(self._counted))
+        refused = probe[1] if probe else await self._note(self._counted)
+        self._doubts = 0
+        return self._refusal(refused)
 
     async def close(self) -> None:
         """The log-in worked: forget this secret's refusals."""
         self._unwritten = self._probe = None
+        self._doubts = 0
         await self._note(lambda _known: None)
 
     async def give_back(self) -> None:
@@ -114,9 +127,9 @@ class Breaker:
         return self._probe[1]
 
     def _counted(self, known: _Refused | None) -> _Refused:
-        """With one more log-in, now."""
-        now = self._clock.now()
-        return _Refused(known.since, now, known.tries + 1) if known else _Refused(now, now, 1)
+        """With one more log-in, now, and those in doubt."""
+        now, more = self._clock.now(), 1 + self._doubts
+        return _Refused(known.since, now, known.tries + more) if known else _Refused(now, now, more)
 
     def _next_at(self, mine: _Refused) -> float:
         """When it may be sent again: what was sent elsewhere in 24 hours counts with it, from the last of all."""

@@ -1,6 +1,7 @@
 """Who we are to one Prism: Basic on the first call, cookies after.
 
-A 401 on a cookie is answered by one Basic try, a 401 on Basic opens the breaker, which lets single probes pass.
+A 401 on a cookie is answered by one Basic try. A 401 on Basic is the password's only if ``users/me`` is answered so
+too (Prism says 401 for a missing right as well): then it opens the breaker, which lets single probes pass.
 Authorization and Cookie are never logged.
 """
 
@@ -66,10 +67,7 @@ class LogIn:
             if request.path == _ME and self._me is not None:
                 return self._me
         if not self._cookies:
-            # One at a time: many in flight would all be wrong at once.
-            async with self._lock:
-                await self._breaker.check()
-                return await self._proven(request)
+            return await self._by_basic(request)
         seen = self._times
         answer = await self._send(request, basic=False)
         if answer.status == 401 or is_login_page(answer):
@@ -92,13 +90,22 @@ class LogIn:
             answer = await self._send(request, basic=False)
             if answer.status != 401 and not is_login_page(answer):
                 return answer
+        return await self._by_basic(request)
+
+    async def _by_basic(self, request: Request) -> Answer:
+        """One at a time: many in flight would all be wrong at once. RightsMissing where only this call is refused."""
         async with self._lock:
-            await self._breaker.check()
-            try:
-                return await self._proven(request)
-            except LoginRefused:
-                # Accepted a moment ago: is it the password now, or the right to this call?
+            # A probe is one log-in, whose 401 leaves no doubt.
+            if await self._breaker.check() or not self._is_in:
+                self._is_in = False
                 await self._introduce()
+            answer = await self._proven(request)
+            if answer.status != 401:
+                return answer
+            # Accepted before: is it the password now, or the right to this call?
+            self._is_in = False
+            self._breaker.doubt()
+            await self._introduce()
         raise self._not_for_us(request.what)
 
     async def _log_in(self, *, after: int) -> None:
@@ -117,6 +124,8 @@ class LogIn:
         request = Request("GET", "v3", _ME, None, {}, self._call_timeout_s, is_once=False)
         try:
             answer = await self._proven(request)
+            if answer.status == 401:
+                raise await self._breaker.open()
             if answer.status == 403 and answer.is_json:
                 raise self._locked_out(message_of(answer.body))
             if answer.status == 404 and answer.is_json:
@@ -132,18 +141,15 @@ class LogIn:
         self._me, self._is_in = answer, True
 
     async def _proven(self, request: Request) -> Answer:
-        """By Basic, and the breaker is told what became of it. Raises LoginRefused at a 401."""
+        """By Basic; the breaker is told if it never left, or proved the password. What a 401 means is the caller's."""
         try:
             answer = await self._send(request, basic=True)
         except (ExchangeFailed, CertificateRejected) as failure:
             if isinstance(failure, CertificateRejected) or failure.effect is Effect.NONE:
                 await self._breaker.give_back()
             raise
-        if answer.status == 401:
-            self._is_in = False
-            raise await self._breaker.open()
         # Neither a gateway nor an account that is locked proves a password.
-        if self._is_in and passing_trouble(answer) is None and answer.status != 403:
+        if self._is_in and passing_trouble(answer) is None and answer.status not in (401, 403):
             await self._breaker.close()
         return answer
 
