@@ -246,3 +246,34 @@ async def test_a_process_that_was_stopped_with_the_lock_stops_nobody_else(tmp_pa
                 await asyncio.sleep(0)
             assert not any(task.done() for task in waiting)
     assert sorted(task.result() for task in waiting) == [False, False, True]
+
+
+class StandingClock(FakeClock):
+    """Sleeping lets others run; no time passes."""
+
+    async def sleep(self, seconds):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("outcome", ["close", "open", "give_back"])
+async def test_what_became_of_a_log_in_is_written_even_by_who_is_cancelled(tmp_path, clock, outcome):
+    """Else a good password would be held back by its own probe, or a wrong one be sent again."""
+    one = breaker(tmp_path, StandingClock())
+    if outcome != "open":
+        await one.open()
+        one = breaker(tmp_path, at_due := StandingClock())
+        at_due.elapsed = 15 * MINUTE
+        await one.check()
+    one.path.parent.mkdir(exist_ok=True)
+    async with asyncio.TaskGroup() as group:
+        with one.path.with_name("lock").open("a") as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            writing = group.create_task(getattr(one, outcome)())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            writing.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+    assert writing.cancelled()
+    found = json.loads(one.path.read_text())["refused"] if one.path.exists() else {}
+    assert [refused["tries"] for refused in found.values()] == ([] if outcome == "close" else [1])

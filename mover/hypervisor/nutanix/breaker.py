@@ -6,16 +6,17 @@ allowed after each of ``_PAUSES_S``; a success forgets. Persisted, and shared by
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mover import logs
 from mover.clock import Clock, iso, secret_bytes
@@ -175,7 +176,10 @@ class Breaker:
         )
 
     async def _note(self, change: Callable[[_Refused | None], _Kept]) -> _Kept:
-        """``_replace``, or else in this object."""
+        """``_replace``, or else in this object; also by who is cancelled while another process holds the lock."""
+        return await _to_its_end(self._noted(change))
+
+    async def _noted(self, change: Callable[[_Refused | None], _Kept]) -> _Kept:
         try:
             return await self._replace(change)
         except OSError as error:
@@ -251,3 +255,18 @@ class Breaker:
     def _hash(self, record: _Record) -> str:
         salt = bytes.fromhex(record.salt)
         return hashlib.scrypt(self._secret.encode(), salt=salt, dklen=32, **_COST).hex()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _Kept]) -> _Kept:
+    """Await it even where we are cancelled meanwhile; that is raised afterwards."""
+    wish: asyncio.CancelledError | None = None
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as cancelled:
+                wish = cancelled
+    if wish is not None:
+        raise wish
+    return task.result()

@@ -148,8 +148,8 @@ class LogIn:
             if isinstance(failure, CertificateRejected) or failure.effect is Effect.NONE:
                 await self._breaker.give_back()
             raise
-        # Neither a gateway nor an account that is locked proves a password.
-        if self._is_in and passing_trouble(answer) is None and answer.status not in (401, 403):
+        # Neither a gateway nor an account that is locked proves a password; ``_introduce`` looks closer.
+        if request.path != _ME and passing_trouble(answer) is None and answer.status not in (401, 403):
             await self._breaker.close()
         return answer
 
