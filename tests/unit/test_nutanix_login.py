@@ -262,3 +262,44 @@ async def test_a_probe_asks_who_we_are_and_nothing_else(tmp_path, clock):
         assert await one.get("v3", "things/1") == {"thing": "1"}
         await one.close()
     assert written(tmp_path) == []
+
+
+# --- each log-in once ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cookies", [True, False])
+async def test_a_log_in_that_is_not_answered_is_sent_once(tmp_path, clock, cookies):
+    """The HTTP client would send it again by itself."""
+    tiny = TinyPrism(cookies=cookies)
+    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
+    tiny.script("users/me", hang_up())
+    async with serving(tiny, tmp_path):
+        one = session_of(tiny, tmp_path, clock)
+        with pytest.raises(HypervisorUnreachable, match="connection was lost"):
+            await one.get("v3", "things/1", patience_s=0.0)
+        assert len(tiny.calls) == 1
+        if not cookies:
+            await one.log_in()
+            tiny.script("things/1", hang_up())
+            with pytest.raises(HypervisorUnreachable, match="connection was lost"):
+                await one.get("v3", "things/1", patience_s=0.0)
+            assert len(tiny.sent("things/1")) == 1
+        assert await one.get("v3", "things/1") == {"thing": "1"}
+        await one.close()
+
+
+async def test_a_log_in_never_travels_on_an_idle_connection(tmp_path, clock):
+    """One that Prism has closed meanwhile would pose as a log-in whose fate is unknown, and cost a probe."""
+    tiny, ports = TinyPrism(), []
+
+    async def remember(request):
+        ports.append(request.transport.get_extra_info("peername")[1])
+        return await answers(200, {"status": {}})(request)
+
+    tiny.script("", *[remember] * 3)
+    async with serving(tiny, tmp_path):
+        one = session_of(tiny, tmp_path, clock)
+        for path in ("1", "2"):
+            await one.get("v3", f"things/{path}")
+        await one.close()
+    assert len(ports) == len(set(ports)) == 3

@@ -76,23 +76,24 @@ class Request:
 
 
 class Wire:
-    """Connections to one Prism. A change that has no key gets a connection of its own.
+    """Connections to one Prism. A change that has no key, and a log-in, get a connection of their own.
 
-    An idle connection that Prism has closed meanwhile would pose as a lost answer.
+    An idle connection that Prism has closed meanwhile would pose as a lost answer. aiohttp repeats a GET, PUT or DELETE
+    whose connection closed without an answer, once, new connection or not: on one of its own each is sent once.
     """
 
     def __init__(self, address: PrismAddress, trust: Trust, *, max_calls: int) -> None:
         self.address = address
         self._trust = trust
         self._pool = _client(_Connector(address, ssl=trust, limit=max_calls))
-        self._fresh = _client(_Connector(address, ssl=trust, limit=max_calls, force_close=True))
+        self._fresh = _client(_Connector(address, ssl=trust, limit=max_calls, force_close=True), _sent_once)
 
     async def exchange(self, request: Request, headers: Mapping[str, str]) -> tuple[Answer, dict[str, str]]:
         """Send once. Returns the answer and the cookies that it set ("" = forget).
 
         Raises ExchangeFailed, CertificateRejected.
         """
-        client = self._fresh if request.is_once else self._pool
+        client = self._fresh if request.is_once or "Authorization" in headers else self._pool
         begun = stopwatch()
         status = "error"
         try:
@@ -191,6 +192,21 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(received)
 
 
-def _client(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    # Cookies are kept by the session, which must know when it sends them.
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True)
+async def _sent_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """A middleware that says of a lost connection what aiohttp does not take as leave to send again."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as lost:
+        raise aiohttp.ClientConnectionError(str(lost)) from lost
+
+
+def _client(connector: aiohttp.TCPConnector, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        # Cookies are kept by the log-in, which must know when it sends them.
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=True,
+        middlewares=middlewares,
+    )
