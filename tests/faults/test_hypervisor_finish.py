@@ -114,3 +114,38 @@ async def test_a_power_state_that_nobody_knows_is_not_asked_for_again_and_again(
             await set_power(session, VM, on=True)
         assert session.clock.monotonic() < 300
     assert len(tiny.sent("set_power_state")) == 1
+
+
+NO_REFUSAL = {
+    "409": answers(409),
+    "503": answers(503),
+    "500 unready": answers(500, {"message": "service unavailable", "error_code": {"code": 1}}),
+    "500 html": html(500),
+    "hang-up": hang_up(),
+}
+
+
+@pytest.mark.parametrize("answer", NO_REFUSAL)
+async def test_less_is_asked_for_only_where_prism_refused_the_whole(tiny, tmp_path, answer):
+    tiny.script("PUT v2/vms", *[NO_REFUSAL[answer]] * 500)
+    async with session_with(tiny, tmp_path, retry_budget=5.0) as session:
+        warnings = await finish_vm(endpoints(session), VM, request(**ORDER))
+    assert all("boot_device_order" in call.body["boot"] for call in tiny.sent("PUT v2/vms") if "boot" in call.body)
+    assert "boot disk scsi.0 could not be set" in warnings[0]
+
+
+async def test_less_is_not_asked_for_while_the_task_of_the_whole_is_not_known(tiny, tmp_path):
+    tiny.script("tasks/", *[ANSWERS["500"]] * 4)
+    async with session_with(tiny, tmp_path) as session:
+        warnings = await finish_vm(endpoints(session), VM, request(**ORDER))
+    assert ["boot" in call.body for call in tiny.sent("PUT v2/vms")] == [True, False]
+    assert "boot disk scsi.0 could not be set" in warnings[0]
+
+
+async def test_a_boot_disk_whose_task_fails_beside_the_order_is_set_alone(tiny, tmp_path):
+    failed = {"uuid": "t", "progress_status": "Failed", "meta_response": {"error_detail": "kBadOrder"}}
+    tiny.script("tasks/poll", answers(200, {"completed_tasks_info": [failed]}))
+    async with session_with(tiny, tmp_path) as session:
+        warnings = await finish_vm(endpoints(session), VM, request(**ORDER))
+    assert [call.body for call in tiny.sent("PUT v2/vms")][1] == {"boot": BOOT_DISK}
+    assert "is set, but not boot_device_order" in warnings[0]

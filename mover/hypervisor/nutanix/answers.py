@@ -96,6 +96,7 @@ def trouble(answer: Answer, *, what: str, host: str) -> HypervisorError:
     status = effective_status(answer)
     said = message_of(answer.body) or ("an answer that is not JSON" if not answer.is_json else "no explanation")
     facts: dict[str, Any] = {"status": status, "reason": reason_of(answer.body), "operation": what, "host": host}
+    facts["trouble"] = passing_trouble(answer)
     if status in (429, 503) and answer.is_json:
         return Overloaded(
             f"{host} is overloaded ({status}) at {what}: {said}",

@@ -195,7 +195,7 @@ async def finish_vm(at: Endpoints, vm_uuid: str, request: VmRequest) -> tuple[st
 
 
 async def _set_later(session: Session, vm_uuid: str, later: rebuild.Later) -> list[str]:
-    """Whole, else at least what it is about; what is missing then, in words."""
+    """Whole, else, where Prism refused that, at least what it is about; what is missing then, in words."""
     why = ""
     for body in later.bodies():
         try:
@@ -203,11 +203,18 @@ async def _set_later(session: Session, vm_uuid: str, later: rebuild.Later) -> li
             await wait_for_v2(session, answer, what=f"set the {later.words} of VM {vm_uuid}")
         except HypervisorError as refused:
             why = refused.message
-            if isinstance(refused, EffectUnknown):
+            if not _is_refused(refused):
                 break
         else:
             return [f"Its {later.words} is set, but not {later.left()} ({why}): look at it in Prism."] if why else []
     return [f"Its {later.words} could not be set ({why}): set it in Prism."]
+
+
+def _is_refused(error: HypervisorError) -> bool:
+    """Prism looked at the change and does not make it: one without what it may not know could be taken. An outage, or
+    somebody else's change, says nothing of the kind."""
+    is_answered = error.facts.get("trouble") == "500" and error.facts["operation"].startswith("PUT ")
+    return is_answered or isinstance(error, RequestRefused | RightsMissing | TaskFailed)
 
 
 async def _lost_categories(at: Endpoints, vm_uuid: str, request: VmRequest) -> list[str]:
