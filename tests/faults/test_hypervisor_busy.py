@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mover.config import PrismSettings
-from mover.errors import Conflict, HypervisorError, NotFound
+from mover.errors import Conflict, EffectUnknown, HypervisorError, NotFound, Overloaded, TaskFailed
 from mover.hypervisor.nutanix import disks
 from mover.hypervisor.nutanix.forms import Shapes
 from mover.hypervisor.protocol import BUSY_WITHIN_S
@@ -93,3 +93,41 @@ async def test_a_container_called_migration_does_not_make_a_missing_snapshot_bus
         await attach(session)
     assert len(proxy.attaches) == 4
     assert session.clock.monotonic() < 60
+
+
+@pytest.mark.parametrize("late", [30, BUSY_WITHIN_S + 1])
+async def test_no_other_form_is_tried_once_the_time_for_a_busy_vm_has_passed(proxy, session, late):
+    """A first form that waited, and whose task failed late: the next one's task could outlast the intent."""
+
+    def fail(_match, _call):
+        session.clock.elapsed += late
+        failed = {"uuid": "t", "progress_status": "Failed", "meta_response": {"error_detail": "kUnknownForm"}}
+        return 200, {"completed_tasks_info": [failed]}
+
+    proxy.has_effect = False
+    proxy.tiny.routes["POST v2/tasks/poll"] = fail
+    with pytest.raises(TaskFailed, match="kUnknownForm"):
+        await attach(session)
+    assert len(proxy.attaches) == (4 if late == 30 else 1)
+
+
+async def test_an_attach_whose_effect_is_unknown_stays_so_when_the_time_has_passed(proxy, session):
+    def refuse(_match, _call):
+        session.clock.elapsed += BUSY_WITHIN_S + 1
+        return 500, {"message": "kInvalidArgument: container is required", "error_code": {"code": 1}}
+
+    proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = refuse
+    with pytest.raises(EffectUnknown):
+        await attach(session)
+    assert len(proxy.attaches) == 1
+
+
+async def test_one_that_is_too_busy_to_answer_is_not_asked_for_beyond_that_time(proxy, session):
+    def refuse(_match, _call):
+        session.clock.elapsed += BUSY_WITHIN_S / 2
+        return 429, error(429, "TOO_MANY_REQUESTS")
+
+    proxy.tiny.routes[f"POST v2/vms/{PROXY}/disks/attach"] = refuse
+    with pytest.raises(Overloaded):
+        await attach(session)
+    assert len(proxy.attaches) == 2

@@ -47,7 +47,8 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
     """Plug a disk into a free slot. NOT idempotent.
 
     Sent again, in another form, only after a proof that the former request had no effect: a refusal
-    (4xx, or a 500 that says what is wrong) or a task that ended FAILED, and in each case an empty slot by GET.
+    (4xx, or a 500 that says what is wrong) or a task that ended FAILED, and in each case an empty slot by GET; and
+    within BUSY_WITHIN_S.
     Raises SlotOccupied, NotFound, RequestRefused, RightsMissing, TaskFailed, Overloaded, Conflict,
     HypervisorUnreachable: nothing was made. EffectUnknown: look later.
     """
@@ -57,6 +58,9 @@ async def attach(session: Session, vm_uuid: str, slot: Slot, source: Source, sha
     order = _Order(session, vm_uuid, slot, source, frozenset(disk.vmdisk_uuid or "" for disk in before), wait)
     refusal: HypervisorError | None = None
     for form in shapes.candidates(source):
+        if refusal is not None and wait.is_over:
+            # Its task could outlast the intent.
+            break
         try:
             container = await _container_of(session, source) if form.with_container else None
             if form.with_container and container is None:
@@ -124,7 +128,7 @@ class _Order:
                 return
             except Overloaded:
                 refusals += 1
-                if refusals == _BUSY_TRIES:
+                if refusals == _BUSY_TRIES or self.wait.is_over:
                     raise
                 await self.session.clock.sleep(_PAUSE_S * 2**refusals)
             except (RequestRefused, Conflict, TaskFailed) as busy:

@@ -84,6 +84,10 @@ class BusyWait:
         self._deadline = clock.monotonic() + BUSY_WITHIN_S
         self._pause_s = _FIRST_BUSY_PAUSE_S
 
+    @property
+    def is_over(self) -> bool:
+        return self._clock.monotonic() > self._deadline
+
     async def once(self, busy: HypervisorError, *, then: str) -> None:
         """Wait before the next try; where none is left, raise ``busy`` with its remedy (fact ``is_still_busy``)."""
         if self._clock.monotonic() + self._pause_s > self._deadline:
