@@ -89,6 +89,13 @@ def test_a_service_that_is_not_ready_proves_nothing():
         "VM immigration is powered off",
         "no space in /migration/disks",
         "VM migration: no such disk",
+        "VM Migration is powered off",
+        "VM Migration: the disk is too small",
+        "cannot attach to VM Migration, it is powered off",
+        "VM live-migration is powered off",
+        "VM busy is not running",
+        "VM live-migration-db has no such slot",
+        "host migration-01 is unreachable",
     ],
 )
 def test_a_name_does_not_make_a_vm_busy(text):
@@ -106,6 +113,19 @@ def test_a_name_does_not_make_a_vm_busy(text):
         "Another operation is in progress",
         "VM_MIGRATING",
         "Logical timestamp mismatch: 5 vs 6",
+        "live-migrating",
+        "VM web is live-migrating",
+        "VM Migration is being migrated",
+        "VM migration in-progress",
+        "Operation is not allowed during live migration",
+        "Operation is not allowed during migration",
+        "locked by migration task 17",
+        "The migration of the VM has not finished",
+        "Migration of VM web is not complete",
+        "Cannot update a migrating VM",
+        "kVmIsMigrating",
+        "MIGRATION_IN_PROGRESS",
+        "VM is undergoing a live-migration",
     ],
 )
 def test_what_says_busy_says_it_in_every_spelling(text):
@@ -131,11 +151,18 @@ def test_a_name_does_not_make_a_service_unready(text):
         "Failed to connect",
         "503 Service Unavailable",
         "please retry",
+        "the request timed-out",
+        "metadata service is not-ready",
     ],
 )
 def test_a_service_that_is_not_ready_is_known_in_every_spelling(text):
     assert words.says_unready(text)
     assert not words.says_missing(text)
+
+
+@pytest.mark.parametrize("text", ["disk not-found", "not-supported here", "the slot is already in-use"])
+def test_a_hyphen_does_not_make_a_name_of_a_refusal(text):
+    assert words.says_refused(text)
 
 
 def test_only_prisms_own_words_are_read():

@@ -8,7 +8,8 @@
 | unready | a 500 is borne like a 503, and proves neither of the first two | three tries; then an error |
 
 Only what Prism said is read, never the name of a host or of a call that our own sentence holds; and of what it said
-never a path, nor a word with a digit or a hyphen: these are names (``transport-01``, a UUID), which may say anything.
+never a path, nor a word with a digit or a hyphen that is not known, nor X in "VM X is powered off": these are names
+(``transport-01``, a UUID), which may say anything. A migration must be said to go on: many a VM is called that.
 """
 
 from __future__ import annotations
@@ -20,13 +21,26 @@ from mover.errors import HypervisorError
 # Patterns, looked for where a word begins.
 _MISSING = ("not found", "not exist", "no such", "enoent")
 _WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
-_BUSY = ("migrat", r"busy\b", "in progress", "another operation", "logical timestamp")
+_BUSY = (
+    *(r"migrating\b", "being migrated", "migration task", r"migration is (?:still )?(?:ongoing|under ?way)"),
+    r"(?:live|during|undergoing|ongoing|active|pending) (?:an? |the |vm |live )*migrat",
+    r"migration\b.{0,80} (?:is|has) not (?:yet )?(?:been )?(?:complete|finish|ended|done|over)",
+    *(r"busy\b", "in[ _]progress", "another operation", "logical timestamp"),
+)
 # A service behind Prism's gateway that restarts or elects a leader: the gateway says 500 for it.
 _UNREADY = (
     *("unavailable", "not available", "not ready", "timed out", "timeout", "transport", "leader", "retry"),
     *("connection refused", "connection reset", "not connect", "cannot connect", "to connect"),
 )
 
+_COMPOUNDS = re.compile(
+    r"(?<![\w./-])(?:live-migrat[a-z]+|in-progress|timed?-out|not-(?:found|supported|allowed|ready|available)|in-use)"
+    r"(?![\w/-])",
+    re.IGNORECASE,
+)
+_VM_WITH_A_STATE = re.compile(
+    r"\bvm\s+\S+(?=\s+(?:is|was)\s+(?:not\s+)?(?:powered|off|on|stopped|running|paused|suspended)\b)", re.IGNORECASE
+)
 _NAMES = re.compile(r"\S*/\S*/\S*|(?<!\w)/\S+|[\w.]*(?:\d|\w-\w)[\w.-]*")
 _HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -61,6 +75,8 @@ def _has(words: tuple[str, ...], said: str) -> bool:
 
 
 def _prose(said: str) -> str:
-    """Lower case, without names; ``kVmMigrating`` becomes three words."""
-    without_names = _NAMES.sub(" ", said)
+    """Lower case, without names; ``kVmMigrating`` becomes three words, ``live-migrating`` two."""
+    without_names = _VM_WITH_A_STATE.sub("vm", said)
+    without_names = _COMPOUNDS.sub(lambda found: found[0].replace("-", " "), without_names)
+    without_names = _NAMES.sub(" ", without_names)
     return _HUMPS.sub(" ", without_names).lower()
