@@ -60,29 +60,66 @@ async def test_a_list_without_a_total_ends_at_an_empty_page(prism, tmp_path):
         assert len(await list_v3(session, "vm", name_of)) == 5
 
 
+def reading(kind, session):
+    if kind == "v3":
+        return list_v3(session, "vm", name_of)
+    if kind == "offset":
+        return list_v2_by_offset(session, "vms/", dict, key="uuid", query={})
+    return list_v2_by_page(session, "vms/", dict, key="uuid")
+
+
+def one_after_another(prism, *answered):
+    """These are the answers to any list; the last one for good."""
+    left = iter(answered)
+    prism.routes["(POST v3/vms/list|GET v2/vms/)"] = lambda _m, _c: (200, next(left, answered[-1]))
+
+
+def page_of(*names, **metadata):
+    page = {"entities": [{"uuid": name, "metadata": {"uuid": name}} for name in names]}
+    return {**page, "metadata": metadata} if metadata else page
+
+
+@pytest.mark.parametrize("end", [{}, {"entities": None}, {"metadata": {}}, {"metadata": {"count": 0}}], ids=str)
+@pytest.mark.parametrize("kind", ["v3", "offset", "page"])
+async def test_a_list_without_a_total_ends_where_its_pages_have_no_entries_any_more(prism, tmp_path, end, kind):
+    one_after_another(prism, page_of("a", "b"), page_of("c"), end)
+    async with session_with(prism, tmp_path) as session:
+        assert len(await reading(kind, session)) == 3
+    assert len(prism.sent("vms/")) == 3
+
+
+@pytest.mark.parametrize("total", ["total_matches", "total_entities"])
+async def test_a_page_without_entries_is_an_error_where_a_total_was_told(prism, tmp_path, total):
+    one_after_another(prism, *[page_of("a", "b", **{total: 3}), {}] * 9)
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(HypervisorUnreachable):
+            await reading("v3", session)
+
+
+@pytest.mark.parametrize("answer", [[], "", 0], ids=repr)
+async def test_what_is_no_answer_to_a_list_does_not_end_it(prism, tmp_path, answer):
+    one_after_another(prism, *[page_of("a", "b"), answer] * 9)
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(HypervisorUnreachable):
+            await reading("v3", session)
+
+
 NOTHING = [None, {}, [], "", {"entities": None}, {"metadata": {"total_matches": 3, "grand_total_entities": 3}}]
 
 
 @pytest.mark.parametrize("nothing", NOTHING, ids=str)
 @pytest.mark.parametrize("kind", ["v3", "offset", "page"])
 async def test_an_answer_without_a_list_is_read_again_and_never_an_empty_list(prism, tmp_path, nothing, kind):
-    async def read(session):
-        if kind == "v3":
-            return await list_v3(session, "vm", name_of)
-        if kind == "offset":
-            return await list_v2_by_offset(session, "vms/", dict, key="uuid", query={})
-        return await list_v2_by_page(session, "vms/", dict, key="uuid")
-
     prism.routes["(POST v3/vms/list|GET v2/vms/)"] = lambda _m, _c: (200, nothing)
     async with session_with(prism, tmp_path) as session:
         with pytest.raises(HypervisorUnreachable):
-            await read(session)
+            await reading(kind, session)
     assert len(prism.sent("vms/")) > 3
     async with session_with(prism, tmp_path) as session:
         good = {"entities": [{"uuid": "a", "metadata": {"uuid": "a"}}], "metadata": {"total_entities": 1}}
         answered = iter([(200, nothing)])
         prism.routes["(POST v3/vms/list|GET v2/vms/)"] = lambda _m, _c: next(answered, (200, good))
-        assert len(await read(session)) == 1
+        assert len(await reading(kind, session)) == 1
 
 
 async def test_a_total_of_nothing_is_an_empty_list_without_one_beside_it(prism, tmp_path):

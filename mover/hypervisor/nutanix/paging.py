@@ -22,7 +22,8 @@ _PAGES_MAX = 10_000
 _TIMES_THE_TIMEOUT = 4
 
 T = TypeVar("T")
-Page = Callable[[int], Awaitable[tuple[list[Json], int | None]]]
+Page = tuple[list[Json] | None, int | None]
+"""Its entries, None where it has no list of them; the number of all entries, None where it does not say."""
 
 
 class _Shifted(Exception):
@@ -39,7 +40,7 @@ async def list_v3(
 ) -> list[T]:
     """``POST <kind>s/list`` to the end, none twice. Raises HypervisorUnreachable when it never becomes whole."""
 
-    async def page(offset: int) -> tuple[list[Json], int | None]:
+    async def page(offset: int) -> Page:
         body: dict[str, Any] = {"kind": kind, "length": _V3_PAGE, "offset": offset}
         if filter_:
             body["filter"] = filter_
@@ -56,7 +57,7 @@ async def list_v2_by_offset(
 ) -> list[T]:
     """v2 lists with ``offset`` and ``length`` (vms)."""
 
-    async def page(offset: int) -> tuple[list[Json], int | None]:
+    async def page(offset: int) -> Page:
         asked = {**query, "offset": str(offset), "length": str(_V2_PAGE)}
         answer = await session.call("GET", "v2", path, query=asked, timeout_s=_timeout_s(session))
         return _page_of(answer, "grand_total_entities")
@@ -71,7 +72,7 @@ async def list_v2_by_page(session: Session, path: str, read: Callable[[Json], T]
     """
     pages = 0
 
-    async def page(offset: int) -> tuple[list[Json], int | None]:
+    async def page(offset: int) -> Page:
         nonlocal pages
         pages = pages + 1 if offset else 1
         answer = await session.get("v2", path, query={"page": str(pages), "count": str(_V2_PAGE)})
@@ -87,7 +88,9 @@ def _timeout_s(session: Session) -> float:
 class _Lister(Generic[T]):
     """Runs through the pages until they agree with themselves."""
 
-    def __init__(self, page: Page, key: Callable[[Json], str], read: Callable[[Json], T]) -> None:
+    def __init__(
+        self, page: Callable[[int], Awaitable[Page]], key: Callable[[Json], str], read: Callable[[Json], T]
+    ) -> None:
         self._page, self._key, self._read = page, key, read
         self._everything: dict[str, T] = {}
 
@@ -114,6 +117,11 @@ class _Lister(Generic[T]):
         offset, first_total = 0, None
         for _ in range(_PAGES_MAX):
             entities, total = await self._page(offset)
+            if entities is None:
+                if offset and first_total is None and total is None:
+                    # Past its end a build that tells no totals may leave the list away.
+                    return found
+                raise _Shifted("an answer without entries")
             fresh = {self._key(entity): self._read(entity) for entity in entities}
             is_new = any(name not in found for name in fresh)
             found.update(fresh)
@@ -140,12 +148,13 @@ def _is_end(offset: int, total: int | None, came: int, distinct: int) -> bool:
     return offset >= total
 
 
-def _page_of(answer: Any, total_name: str) -> tuple[list[Json], int | None]:
-    """Its entries, and the number of all. Raises _Shifted where it holds no list: "nothing" must be said in so many
-    words, by an empty list or a total of 0."""
+def _page_of(answer: Any, total_name: str) -> Page:
+    """Raises _Shifted for no answer at all: "nothing" is said in so many words, by an empty list or a total of 0."""
+    if not isinstance(answer, Mapping):
+        raise _Shifted("an answer without entries")
     total = _total(answer, total_name)
     if total != 0 and not isinstance(dig(answer, "entities"), list):
-        raise _Shifted("an answer without entries")
+        return None, total
     return list(items(answer, "entities")), total
 
 
