@@ -1,6 +1,6 @@
 """What a hypervisor owes us. One contract suite runs on every implementation.
 
-Every method may raise HypervisorUnreachable, LoginRefused, RightsMissing, Overloaded.
+What every method may raise stands at ``Hypervisor``.
 A change whose answer was lost and whose effect could not be seen by looking raises
 EffectUnknown: the caller looks again later (``find_*``) and never sends a second time.
 UUIDs are lower case; names of what we make are the caller's and begin with our prefix.
@@ -81,6 +81,11 @@ class About:
 
 
 class Hypervisor(Protocol):
+    """Every method but ``close`` may raise HypervisorUnreachable, LoginRefused, CertificateRejected, RightsMissing,
+    Overloaded; and StateDamaged or StateFull, which are no HypervisorError: the state folder cannot take note of a
+    log-in that was refused before and is due again, so it was not sent.
+    """
+
     async def about(self) -> About:
         """Log in, find the Element, say what is there. Raises UnsupportedEndpoint, CertificateRejected."""
 
