@@ -15,6 +15,7 @@ from mover.errors import (
     HypervisorUnreachable,
     MoverError,
     Overloaded,
+    StateDamaged,
     StateFolderBusy,
     StateFull,
     StoreUnreachable,
@@ -65,7 +66,9 @@ async def serve(session: Session) -> None:
         while True:
             try:
                 await _execute(session, url, pulse, clock)
-            except passing as error:
+            except MoverError as error:
+                if not (isinstance(error, passing) or _may_mend(error)):
+                    raise
                 # Metrics and health go on telling why nothing runs; whoever restarts us could do no more.
                 if pulse.is_running or error.message != pulse.problem:
                     _LOG.warning("no jobs run now", code=error.code, error=error.message, remedy=error.remedy)
@@ -73,6 +76,11 @@ async def serve(session: Session) -> None:
             # While we waited, a command may have taken the jobs on: it ends. At the very start it is a mistake.
             passing = (*_PASSING, StateFolderBusy)
             await clock.sleep(_AGAIN_S)
+
+
+def _may_mend(error: MoverError) -> bool:
+    """A state folder that refuses to be written or locked, or did; a damaged file in it stays so."""
+    return isinstance(error, StateDamaged) and error.retryable
 
 
 async def _execute(session: Session, url: str, pulse: _Pulse, clock: Clock) -> None:

@@ -264,6 +264,7 @@ class Engine:
         return trouble_of(self._state_dir) or StateDamaged(
             f"The state folder {self._state_dir} cannot be used any more: {cause}",
             remedy="Look at its file system and the kernel's log; what ran goes on at the next start.",
+            retryable=True,
         )
 
     def _lose(self, trouble: StateFull | StateDamaged) -> None:

@@ -21,6 +21,7 @@ from mover.errors import (
     RequestRefused,
     SlotOccupied,
     StateDamaged,
+    StateFull,
     UsageError,
 )
 from mover.hypervisor.protocol import NicMode, VmRequest
@@ -156,7 +157,7 @@ class _RestoreVm:
             warnings = [*await node.hypervisor.finish_vm(vm_uuid, self._vm_request(plan, entry.facts["key"]))]
         except NotFound:
             raise
-        except (HypervisorError, StateDamaged) as error:
+        except (HypervisorError, StateDamaged, StateFull) as error:
             warnings = [
                 f"What it lacks of the original is not known ({error.message}): compare both in Prism, "
                 "its boot disk and its HA priority above all."

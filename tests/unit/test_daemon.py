@@ -10,7 +10,15 @@ import pytest
 
 from mover import daemon
 from mover.config import Settings
-from mover.errors import ConfigError, HypervisorUnreachable, Overloaded, StateFolderBusy, StateFull, StoreUnreachable
+from mover.errors import (
+    ConfigError,
+    HypervisorUnreachable,
+    Overloaded,
+    StateDamaged,
+    StateFolderBusy,
+    StateFull,
+    StoreUnreachable,
+)
 from tests.support.repositories import until
 
 
@@ -39,9 +47,18 @@ def scene(monkeypatch):
     return Scene
 
 
-@pytest.mark.parametrize("kind", [HypervisorUnreachable, StoreUnreachable, Overloaded, StateFull])
-async def test_what_passes_by_itself_is_waited_out_and_told(scene, monkeypatch, kind):
-    scene.fates = [kind("Prism is away", remedy="Wait.")]
+PASSING = [
+    *(
+        kind("Prism is away", remedy="Wait.")
+        for kind in (HypervisorUnreachable, StoreUnreachable, Overloaded, StateFull)
+    ),
+    StateDamaged("Prism is away", remedy="Look who holds the lock.", retryable=True),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: error.code)
+async def test_what_passes_by_itself_is_waited_out_and_told(scene, monkeypatch, error):
+    scene.fates = [error]
     may_try = asyncio.Event()
     monkeypatch.setattr(daemon, "SystemClock", lambda: WaitingClock(may_try))
     async with asyncio.TaskGroup() as group:
@@ -57,7 +74,7 @@ async def test_what_passes_by_itself_is_waited_out_and_told(scene, monkeypatch, 
     assert serving.cancelled()
 
 
-@pytest.mark.parametrize("kind", [ConfigError, StateFolderBusy])
+@pytest.mark.parametrize("kind", [ConfigError, StateFolderBusy, StateDamaged])
 async def test_what_stays_wrong_ends_the_daemon(scene, kind):
     scene.fates = [kind("prism.url is not set", remedy="Set it.")]
     with pytest.raises(kind):

@@ -292,6 +292,7 @@ async def test_a_database_that_fails_within_a_step_stops_the_executor(tmp_path, 
 
     error = await stopped_and_continued(tmp_path, book, step, make_well)
     assert isinstance(error, StateDamaged)
+    assert error.retryable
     assert "disk I/O error" in error.message
 
 

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from mover.clock import FakeClock
-from mover.errors import LoginRefused, StateDamaged
+from mover.errors import LoginRefused, StateDamaged, StateFull
 from mover.hypervisor.nutanix import breaker as breaking
 from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.breaker import Breaker
@@ -169,7 +169,7 @@ async def test_what_cannot_be_written_is_remembered_and_what_cannot_be_claimed_i
     assert "tried once more at 2025-10-09T09:08:20Z" in (await one.open()).message
     assert not await is_let_through(one)
     clock.elapsed += 15 * MINUTE
-    with pytest.raises(StateDamaged, match="No space left on device") as caught:
+    with pytest.raises(StateFull, match="No space left on device") as caught:
         await one.check()
     assert "refused" not in caught.value.message
     assert caught.value.retryable

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
 
-from mover.errors import CertificateRejected, HypervisorUnreachable, LoginRefused, NotFound, Overloaded
+from mover.errors import CertificateRejected, HypervisorUnreachable, LoginRefused, NotFound, Overloaded, StateFull
 from mover.hypervisor.nutanix.address import PrismAddress
+from mover.hypervisor.nutanix.central import Central
 from mover.hypervisor.nutanix.tls import note_certificate
 from mover.metrics import REGISTRY
 from tests.support.tinyprism import TinyPrism, answers, certificate, html, serving, session_with
@@ -68,6 +72,24 @@ async def test_a_wrong_password_is_as_bad_as_no_answer_also_while_it_is_not_trie
             assert reachable() == 0
 
 
+async def test_a_log_in_that_cannot_be_counted_lets_nobody_in(prism, tmp_path, monkeypatch):
+    """A full state folder: nothing is sent. A Central that is not needed costs its categories, no more."""
+    prism.password = "changed"
+    async with session_with(prism, tmp_path) as session:
+        with pytest.raises(LoginRefused):
+            await session.log_in()
+        session.clock.elapsed += 900
+        monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(StateFull, match="none was sent"):
+            await session.log_in()
+        assert reachable() == 0
+        found, note = await Central(session, is_needed=False).vm("x")
+        assert (found, "No space left" in note) == (None, True)
+        with pytest.raises(StateFull):
+            await Central(session, is_needed=True).vm("x")
+    assert len(prism.calls) == 1
+
+
 async def test_a_cancelled_call_says_nothing(prism, tmp_path):
     never = asyncio.Event()
     arrived = asyncio.Event()
@@ -79,10 +101,10 @@ async def test_a_cancelled_call_says_nothing(prism, tmp_path):
     async with session_with(prism, tmp_path) as session:
         await session.get("v3", "things/1")
         prism.script("things/2", hang)
-        call = asyncio.create_task(session.get("v3", "things/2"))
-        await arrived.wait()
-        call.cancel()
-        await asyncio.wait([call])
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(session.get("v3", "things/2"))
+            await arrived.wait()
+            call.cancel()
         assert reachable() == 1
         never.set()
 

@@ -19,6 +19,7 @@ from mover.errors import (
     SlotOccupied,
     SpaceShort,
     StateDamaged,
+    StateFull,
     TargetExists,
     TaskFailed,
     UsageError,
@@ -245,7 +246,7 @@ async def test_a_vm_without_any_free_slot(w, point):
         await into(w, point, "scsi.1", target, slot="scsi.4")
 
 
-@pytest.mark.parametrize("kind", [RightsMissing, StateDamaged])
+@pytest.mark.parametrize("kind", [RightsMissing, StateDamaged, StateFull])
 async def test_a_vm_whose_disks_are_in_place_is_given_although_it_could_not_be_finished(w, web, point, kind):
     w.hypervisor.fail("finish_vm", 1, How.ERROR, kind("no role for it", remedy="r"))
     report = await w.restore(point, "web2", power_on=True)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from mover import logs
 from mover.clock import Clock, iso, secret_bytes
-from mover.errors import LoginRefused, StateDamaged
+from mover.errors import LoginRefused, StateDamaged, StateFull
 from mover.hypervisor.nutanix.address import PrismAddress
 
 log = logs.get(__name__)
@@ -80,7 +80,7 @@ class Breaker:
         True: it was refused and is due, so this is a probe.
 
         One that is due is claimed, on disk, before it is sent: a crash or another process makes no second.
-        Raises StateDamaged where it cannot be claimed: another would claim it too.
+        Raises StateDamaged, StateFull where it cannot be claimed: another would claim it too.
         """
         try:
             await self._replace(self._claimed)
@@ -166,9 +166,10 @@ class Breaker:
             next_at=following,
         )
 
-    def _unusable(self, error: OSError) -> StateDamaged:
+    def _unusable(self, error: OSError) -> StateDamaged | StateFull:
         file = str(error.filename or self.path)
-        return StateDamaged(
+        kind = StateFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StateDamaged
+        return kind(
             f"{file} cannot be used: {error.strerror or error}. It counts log-ins to {self._address}; none was sent",
             remedy="Look at its rights, the free space there and who holds it (fuser -v); then run the command again.",
             retryable=True,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from mover import logs
-from mover.errors import HypervisorError, NotFound, StateDamaged
+from mover.errors import HypervisorError, NotFound, StateDamaged, StateFull
 from mover.hypervisor.nutanix import v3
 from mover.hypervisor.nutanix.paging import list_v3
 from mover.hypervisor.nutanix.reading import Json, uuid
@@ -66,7 +66,7 @@ class Central:
                 return await ask(None if self._is_needed else _PATIENCE_S), ""
             except NotFound:
                 return None, ""
-            except (HypervisorError, StateDamaged) as error:
+            except (HypervisorError, StateDamaged, StateFull) as error:
                 if self._is_needed:
                     raise
                 self._silent_until = clock.monotonic() + _SILENCE_S

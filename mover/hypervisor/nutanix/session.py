@@ -23,6 +23,7 @@ from mover.errors import (
     LoginRefused,
     MoverError,
     StateDamaged,
+    StateFull,
     UnsupportedEndpoint,
 )
 from mover.hypervisor.nutanix.address import PrismAddress
@@ -42,6 +43,9 @@ from mover.hypervisor.nutanix.wire import Effect, ExchangeFailed, Request, Wire
 from mover.metrics import PRISM_REACHABLE, PRISM_RETRIES
 
 log = logs.get(__name__)
+
+
+_NOT_IN = (LoginRefused, CertificateRejected, UnsupportedEndpoint, StateDamaged, StateFull)
 
 
 class Repeat(Enum):
@@ -112,8 +116,8 @@ class Session:
         timeout_s: of each try. patience_s: of them all; None: the setting's.
 
         Raises NotFound, RightsMissing, Conflict, RequestRefused (definite: no effect),
-        LoginRefused, StateDamaged (of the breaker), CertificateRejected; Overloaded, HypervisorUnreachable when the
-        patience is used up; EffectUnknown for ``Repeat.NEVER``. A 429 on such a call is
+        LoginRefused, CertificateRejected, StateDamaged, StateFull (of the breaker); Overloaded, HypervisorUnreachable
+        when the patience is used up; EffectUnknown for ``Repeat.NEVER``. A 429 on such a call is
         Overloaded at once: refused, but only the caller may look and send again.
         """
         is_once = repeat is Repeat.NEVER
@@ -154,7 +158,7 @@ class Session:
             reachable.set(failure.reason == "429")
             raise
         except MoverError as error:
-            reachable.set(not isinstance(error, (LoginRefused, CertificateRejected, UnsupportedEndpoint, StateDamaged)))
+            reachable.set(not isinstance(error, _NOT_IN))
             raise
         reachable.set(1)
         return body
