@@ -8,8 +8,9 @@ jobs without ending them: the next executor continues.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Never, TypeVar
@@ -131,7 +132,7 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 watching = [
                     group.create_task(watch)
-                    for watch in (engine._watch_cancels(), engine._watch_room(threads), engine._fail_without_state())
+                    for watch in (engine._watch_cancels(), engine._watch_room(), engine._fail_without_state())
                 ]
                 yield engine
                 for task in watching:
@@ -239,10 +240,9 @@ class Engine:
                     cancellation.wish()
             await self._clock.sleep(_CANCEL_POLL_S)
 
-    async def _watch_room(self, threads: ThreadPoolExecutor) -> None:
+    async def _watch_room(self) -> None:
         """Before a database finds out: then something is half done."""
-        loop = asyncio.get_running_loop()
-        while not (trouble := await loop.run_in_executor(threads, trouble_of, self._state_dir)):
+        while not (trouble := await _aside(trouble_of, self._state_dir)):
             await self._clock.sleep(_ROOM_POLL_S)
         self._lose(trouble)
 
@@ -278,6 +278,21 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(threads, lambda: DBOS.destroy(destroy_registry=True))
+
+
+async def _aside(call: Callable[[Path], Result], folder: Path) -> Result:
+    """On a thread that nobody waits for, neither a stop nor the interpreter's end: a folder may hang (a dead NFS)."""
+    answered: Future[Result] = Future()
+    answered.set_running_or_notify_cancel()
+
+    def ask() -> None:
+        try:
+            answered.set_result(call(folder))
+        except BaseException as error:
+            answered.set_exception(error)
+
+    threading.Thread(target=ask, name="state-folder", daemon=True).start()
+    return await asyncio.wrap_future(answered)
 
 
 def _outcome_of(values: Values) -> str:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -327,3 +328,25 @@ class Wrapped(Exception):
     def __init__(self, orig):
         super().__init__(str(orig))
         self.orig = orig
+
+
+async def test_a_state_folder_that_hangs_holds_up_neither_the_stop_nor_the_end_of_the_process(tmp_path, monkeypatch):
+    """As a dead NFS does: the look at its room does not come back."""
+    asked, comes_back, watchers = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def hang(_folder):
+        watchers.append(threading.current_thread())
+        loop.call_soon_threadsafe(asked.set)
+        comes_back.wait()
+
+    monkeypatch.setattr(engine, "trouble_of", hang)
+    try:
+        async with asyncio.timeout(20), running(tmp_path):
+            await asked.wait()
+    finally:
+        comes_back.set()
+    [watcher] = watchers
+    assert watcher.daemon
+    watcher.join(20)
+    assert not watcher.is_alive()
