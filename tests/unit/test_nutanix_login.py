@@ -303,3 +303,18 @@ async def test_a_log_in_never_travels_on_an_idle_connection(tmp_path, clock):
             await one.get("v3", f"things/{path}")
         await one.close()
     assert len(ports) == len(set(ports)) == 3
+
+
+async def test_who_we_are_is_asked_once_where_the_answer_leaves_no_doubt(tmp_path, clock):
+    tiny = TinyPrism(cookies=False)
+    async with serving(tiny, tmp_path):
+        one = session_of(tiny, tmp_path, clock)
+        for _ in range(2):
+            assert await one.log_in() == {"status": {"name": "admin"}}
+        tiny.password = "changed"
+        with pytest.raises(LoginRefused):
+            await one.log_in()
+        await one.close()
+    assert len(tiny.calls) == 3
+    [[refused]] = [list(found.values()) for found in written(tmp_path)]
+    assert refused["tries"] == 1

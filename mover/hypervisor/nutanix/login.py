@@ -95,10 +95,13 @@ class LogIn:
     async def _by_basic(self, request: Request) -> Answer:
         """One at a time: many in flight would all be wrong at once. RightsMissing where only this call is refused."""
         async with self._lock:
+            is_probe, is_me = await self._breaker.check(), request.path == _ME
             # A probe is one log-in, whose 401 leaves no doubt.
-            if await self._breaker.check() or not self._is_in:
+            if is_probe or is_me or not self._is_in:
                 self._is_in = False
-                await self._introduce()
+                me = await self._introduce()
+                if is_me:
+                    return me
             answer = await self._proven(request)
             if answer.status != 401:
                 return answer
@@ -117,9 +120,8 @@ class LogIn:
             self._cookies = {}
             await self._breaker.check()
             await self._introduce()
-            self._times += 1
 
-    async def _introduce(self) -> None:
+    async def _introduce(self) -> Answer:
         """Who are we? After the breaker's check."""
         request = Request("GET", "v3", _ME, None, {}, self._call_timeout_s, is_once=False)
         try:
@@ -139,6 +141,8 @@ class LogIn:
             raise
         await self._breaker.close()
         self._me, self._is_in = answer, True
+        self._times += 1
+        return answer
 
     async def _proven(self, request: Request) -> Answer:
         """By Basic; the breaker is told if it never left, or proved the password. What a 401 means is the caller's."""
