@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-pytestmark = pytest.mark.skipif(find_spec("pysqlite3") is None, reason="it is there for Linux on x86_64 alone")
+NEEDS_IT = pytest.mark.skipif(find_spec("pysqlite3") is None, reason="it is there for Linux on x86_64 alone")
 
 OLD = """
 import sys, _sqlite3
@@ -43,11 +43,15 @@ def probe(script, *words):
     return done.stdout.split() or done.stderr
 
 
-@pytest.mark.parametrize(("version", "taken"), [("3.9.2", "pysqlite3"), ("3.35.0", "sqlite3"), ("3.46.1", "sqlite3")])
+@pytest.mark.parametrize(
+    ("version", "taken"),
+    [pytest.param("3.9.2", "pysqlite3", marks=NEEDS_IT), ("3.35.0", "sqlite3"), ("3.46.1", "sqlite3")],
+)
 def test_a_newer_sqlite_is_taken_where_pythons_is_too_old(version, taken):
     assert probe(OLD + NEWER + WHICH, version) == [taken]
 
 
+@NEEDS_IT
 def test_jobs_are_kept_by_the_newer_one(tmp_path):
     assert probe(OLD + NEWER + WHICH + SUBMIT, "3.34.1", tmp_path) == ["pysqlite3", "True", "True"]
 
