@@ -31,9 +31,11 @@ THERE = "/srv/lab"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="the role asks this machine as root")
 
 
-def start(program: str, *arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
+def start(
+    program: str, *arguments: str | Path, home: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """One of Ansible's programs, with nothing of this user's own settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")} | (environment or {})
     environment = {**kept, "PATH": PROGRAMS, "ANSIBLE_HOME": str(home / "ansible"), "ANSIBLE_NOCOLOR": "1"}
     environment |= {"ANSIBLE_LOCAL_TEMP": str(home / "ansible/tmp"), "NO_COLOR": "1"}
     found = shutil.which(program, path=PROGRAMS)
@@ -173,6 +175,48 @@ def test_what_is_missing_is_said_before_anything_is_written(here: Playbook, word
     here.refuses(words, "--check", mover_offline=True, **changes)
 
 
+ONLY_MOUNTS = """
+- hosts: mover
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: mover, tasks_from: mounts}
+"""
+
+
+@ANSIBLE
+@pytest.mark.parametrize(
+    ("fstab", "changes", "refused"),
+    [
+        ("nas:/vms {folder} nfs defaults 0 0", {}, True),
+        ("nas:/vms {folder}/below nfs noauto 0 0", {}, True),
+        ("nas:/vms {folder} nfs defaults 0 0", {"mover_offline": True}, False),
+        ("nas:/vms {folder}/bel nfs defaults 0 0\nnas:/iso {folder}/below/ahv/iso nfs defaults 0 0", {}, False),
+        ("/dev/sda1 / ext4 defaults 0 1\nproc /proc proc defaults 0 0\n/dev/sda2 none swap sw 0 0", {}, False),
+    ],
+    ids=["mount point above", "mount point with a space", "image being built", "beside and below", "mounted"],
+)
+def test_a_repository_in_a_mount_that_is_away_is_refused(
+    tmp_path: Path, fstab: str, changes: dict[str, Any], refused: bool
+):
+    """Else the role would make the folder on the root disk, and backups would fill that."""
+    folder = tmp_path / "with space"
+    place = str(folder).replace(" ", r"\040")
+    (tmp_path / "fstab").write_text(fstab.format(folder=place) + "\n")
+    (tmp_path / "only.yml").write_text(ONLY_MOUNTS)
+    (tmp_path / "inventory").write_text(
+        f"[mover]\nproxy1 ansible_connection=local ansible_python_interpreter={sys.executable}\n"
+    )
+    settings = {**SETTINGS, "repository": {"url": f"{folder}/below/ahv"}}
+    words = json.dumps({"mover_settings": settings, **changes})
+    arguments = ("-i", tmp_path / "inventory", "-e", words, tmp_path / "only.yml")
+    # What findmnt reads in the place of /etc/fstab.
+    environment = {"LIBMOUNT_FSTAB": str(tmp_path / "fstab"), "ANSIBLE_ROLES_PATH": str(FOLDER / "roles")}
+    done = start("ansible-playbook", *arguments, home=tmp_path, environment=environment)
+    said = " ".join(done.stdout.split())
+    assert (done.returncode != 0) == refused, said
+    assert ("which is not mounted: backups would fill" in said) == refused, said
+
+
 # --- on a Debian that was booted for it ----------------------------------------------------
 
 
@@ -209,6 +253,7 @@ class TestProxyVm:
             machine = {"ansible_python_interpreter": str(vm.python), "ansible_remote_tmp": str(vm.exchange)}
             role = Playbook(tmp_path, machine, {**variables, "mover_ntp_servers": ["192.0.2.5"]})
             self._refuse_another_distribution(vm, role)
+            self._refuse_what_is_not_mounted(vm, role)
             self._only_look(vm, role)
             drop_in = allow_loop_devices(vm)
             self._install(vm, role, secrets)
@@ -227,6 +272,13 @@ class TestProxyVm:
         (vm.root / "etc/debian_version.away").rename(vm.root / "etc/debian_version")
         told.write_text(ours)
         role.refuses("Podman 4.3 has no Quadlet", mover_method="quadlet")
+
+    def _refuse_what_is_not_mounted(self, vm: ProxyVm, role: Playbook) -> None:
+        """Named by a unit alone."""
+        unit = vm.root / "etc/systemd/system/backup.mount"
+        unit.write_text("[Mount]\nWhat=nas:/vms\nWhere=/backup\nType=nfs\n")
+        role.refuses("Mount it (mount /backup)", mover_settings=SETTINGS)
+        unit.unlink()
 
     def _only_look(self, vm: ProxyVm, role: Playbook) -> None:
         role.must("--check", "--diff")
