@@ -221,8 +221,8 @@ class BackupSettings(Section):
 
 
 class ServeSettings(Section):
-    host: str = "127.0.0.1"
-    """Loopback: metrics name VMs. Bind another address knowingly."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Loopback: metrics name VMs. Bind another address knowingly: an empty one would be all of them."""
     port: int = Field(default=9464, ge=0, le=65535)
     """The port that OpenTelemetry exporters use by custom."""
     reconcile_every: Seconds = Field(default=300.0, ge=1)

@@ -80,15 +80,19 @@ async def serving(settings: ServeSettings, health: HealthSource) -> AsyncIterato
 async def _listen(runner: web.AppRunner, settings: ServeSettings) -> str:
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise _refused(error, settings) from None
-    host, port = runner.addresses[0][:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http://{_joined(*runner.addresses[0][:2])}"
 
 
-def _refused(error: OSError, settings: ServeSettings) -> UsageError:
-    where = f"{settings.host}:{settings.port}"
-    if isinstance(error, socket.gaierror):
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _refused(error: OSError | UnicodeError, settings: ServeSettings) -> UsageError:
+    """UnicodeError: a name that cannot be one, as with two dots in a row."""
+    where = _joined(settings.host, settings.port)
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return UsageError(
             f"serve.host {settings.host!r} is no address and no name that resolves",
             remedy="Set serve.host (or --host) to an address of this machine; 0.0.0.0 listens on all.",

@@ -2,6 +2,7 @@
 
 import aiohttp
 import pytest
+from pydantic import ValidationError
 
 from mover import metrics
 from mover.api.server import ROUTES, Health, build, serving
@@ -31,6 +32,28 @@ async def test_a_port_in_use_is_said_with_a_remedy():
             async with serving(ServeSettings(port=port), lambda: Health(True, {})):
                 pass
     assert "serve.port" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("host", "words", "remedy"),
+    [
+        ("no-such-node.invalid", "no name that resolves", "serve.host (or --host)"),
+        ("a..b", "no name that resolves", "serve.host (or --host)"),
+        ("x" * 64, "no name that resolves", "serve.host (or --host)"),
+        ("203.0.113.7", "203.0.113.7 is not an address of this machine", "serve.host (or --host)"),
+    ],
+)
+async def test_a_host_that_this_machine_cannot_be_is_said_with_a_remedy(host, words, remedy):
+    with pytest.raises(UsageError, match=words) as caught:
+        async with serving(ServeSettings(host=host, port=0), lambda: Health(True, {})):
+            pass
+    assert remedy in caught.value.remedy
+    assert caught.value.exit_code == 2
+
+
+def test_an_empty_host_is_refused_since_it_would_be_every_address():
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        ServeSettings(host="")
 
 
 def test_every_route_is_described():
