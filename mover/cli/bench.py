@@ -6,6 +6,7 @@ start of a copy to its commit. Prism has no part in it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -75,6 +76,7 @@ def sample_size(size: str) -> int:
 def checked(folder: Path, wanted_bytes: int) -> Path:
     """The folder, made if absent, with that much room. Raises UsageError, SpaceShort."""
     try:
+        new = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.absolute().parents)))
         folder.mkdir(parents=True, exist_ok=True)
         free_bytes = shutil.disk_usage(folder).free
     except OSError as error:
@@ -82,6 +84,8 @@ def checked(folder: Path, wanted_bytes: int) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{folder} cannot be written", remedy="Name another --folder.")
     if free_bytes < wanted_bytes:
+        for path in new:
+            path.rmdir()
         raise SpaceShort(
             f"{folder} has {format_size(free_bytes)} free; this needs {format_size(wanted_bytes)}",
             remedy="Name another --folder, or a smaller --size.",

@@ -29,7 +29,8 @@ def read_text(path: Path) -> str:
         text = path.read_bytes().decode("utf-8") if path.exists() else ""
         is_possible = os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy="Name a settings file with --write.") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise UsageError(f"{path} cannot be read: {why}", remedy="Name a settings file with --write.") from None
     if not is_possible:
         raise UsageError(f"{path} cannot be written", remedy="Name another --write, or check the folder's rights.")
     _parsed(path, text)

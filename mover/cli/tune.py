@@ -27,7 +27,7 @@ from mover.clock import Clock, SystemClock
 from mover.config import Settings
 from mover.device.direct import DirectDevice
 from mover.device.protocol import ReadableDevice
-from mover.errors import UsageError
+from mover.errors import DeviceRefused, UsageError
 from mover.model.region import Regions
 from mover.operations.knobs import knobs, with_change, written
 from mover.operations.tuning import BACKUP, PRESENT, RESTORE, Change, Cost, Finding, Search, Verdict
@@ -118,6 +118,8 @@ def _opened(path: Path) -> DirectDevice:
             remedy="Name a raw image or a disk that nobody has mounted; disks need root. Without --device a sample "
             "is made.",
         ) from None
+    except DeviceRefused as error:
+        raise UsageError(f"{path} cannot be used: {error}", remedy=error.remedy) from None
 
 
 class Excerpt:

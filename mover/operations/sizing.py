@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mover.errors import UsageError
@@ -16,6 +16,8 @@ from mover.units import format_duration, format_rate, format_size
 DAY_S = 86400.0
 _CLASSES = 3
 """Of blocks that are compared: unchanged, zeroed, unlisted."""
+_MOST = 1e18
+"""Beyond any figure of a machine: more is a slip, and would end in infinities."""
 _BUSY = 0.75
 """Share of all cores from which on a run counts as bound by them."""
 
@@ -60,23 +62,26 @@ class Figures:
                 core_share=full["cpu_s"] / full["seconds"] / settings["cores"],
                 peak_bytes=max(int(run["peak_bytes"]) for run in answer["runs"]),
             )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise UsageError(
-                f"These are no figures of a bench: {error!r}",
-                remedy="Name a file that holds what 'mover bench --json' printed with this version.",
-            ) from None
+        except KeyError as error:
+            raise _no_figures(f"{error.args[0]} is missing") from None
+        except (TypeError, ValueError, ArithmeticError):
+            raise _no_figures("where a number belongs is none, or one that cannot be") from None
         figures.check()
         return figures
 
     def check(self) -> None:
         """Raises UsageError where a figure cannot be one."""
-        for name in ("cores", "block_bytes", "new_rate", "check_rate", "restore_rate", "stored_share"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UsageError(
-                    f"These are no figures of a bench: {name} is {value}",
-                    remedy="Run 'mover bench --json' again and name its output.",
-                )
+        for name, value in asdict(self).items():
+            may_be_none = name in ("audit_blocks", "compare_within_s")
+            if not (1 / _MOST < value < _MOST or (may_be_none and value == 0)):
+                raise _no_figures(f"{name} is {value:g}")
+
+
+def _no_figures(why: str) -> UsageError:
+    return UsageError(
+        f"These are no figures of a bench: {why}",
+        remedy="Name a file that holds what 'mover bench --json' printed with this version.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,8 @@ class Wish:
 
     def __post_init__(self) -> None:
         for what, is_right, form in (
-            ("--vms", self.vms >= 1, "1 or more"),
-            ("--tb", 0 < self.data_bytes < math.inf, "more than 0"),
+            ("--vms", 1 <= self.vms < _MOST, "1 or more, and a number of VMs that can be"),
+            ("--tb", 0 < self.data_bytes < _MOST * 1e6, "more than 0 and less than 10^12"),
             ("--change", 0 < self.change <= 1, "more than 0 and at most 100%"),
             ("--window", 0 < self.window_s <= DAY_S, "more than 0 and at most 24 hours"),
             ("--retention", 1 <= self.retention_days < math.inf, "1 day or more"),

@@ -35,7 +35,10 @@ MIB = 1 << 20
         (["--time", "long"], "is not a duration"),
         (["--device", "/nowhere"], "/nowhere cannot be read"),
         (["--folder", "/proc/nowhere"], "cannot be used"),
+        (["--folder", "/tmp/" + "x" * 300], "cannot be used: File name too long"),
+        (["--device", "/dev/null"], "/dev/null cannot be used: This is neither"),
         (["--write", "/nowhere/mover.yaml"], "cannot be written"),
+        (["--write", "/proc"], "/proc cannot be read: Is a directory"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_made(tmp_path, words, said):
@@ -46,7 +49,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(tmp_path, words,
 
 def test_a_full_disk_is_told(tmp_path):
     for command in (["bench", "tune"], ["bench"]):
-        invoke(*command, "--folder", tmp_path, "--size", "500TiB").refuses(7, "job.space", "free; this needs")
+        invoke(*command, "--folder", tmp_path / "new", "--size", "500TiB").refuses(7, "job.space", "free; this needs")
     assert os.listdir(tmp_path) == []
 
 

@@ -124,6 +124,17 @@ def test_other_json_is_no_figures(broken):
         Figures.of(broken)
 
 
+@pytest.mark.parametrize("figure", [0, -5, "x", None, 1e308, float("nan")])
+@pytest.mark.parametrize("name", ["seconds", "cores", "block_size", "bytes_new"])
+def test_figures_that_cannot_be_are_refused(name, figure):
+    """Two negative ones too, whose ratio looks right."""
+    broken = json.loads(json.dumps(ANSWER))
+    for place in (broken["settings"], *broken["runs"]):
+        place.update({key: figure for key in place if key == name})
+    with pytest.raises(UsageError, match="no figures of a bench"):
+        Figures.of(broken)
+
+
 # --- as it is typed --------------------------------------------------------------------------------------
 
 
@@ -161,7 +172,9 @@ def test_a_plan_for_people_and_for_programs(figures):
         (["--retention", "0"], "--retention must be"),
         (["--cores", "0"], "--cores must be"),
         (["--tb", "-1"], "--tb must be"),
+        (["--tb", "1e300"], "--tb must be"),
         (["--vms", "0"], "--vms must be"),
+        (["--vms", "9" * 400], "--vms must be"),
         (["--figures", "/nowhere.json"], "cannot be read"),
     ],
 )
