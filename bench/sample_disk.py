@@ -13,8 +13,8 @@ import random
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,14 +185,31 @@ def reflink_folder(folder: Path, *, size_bytes: int) -> Iterator[Path]:
             with image.open("wb") as file:
                 file.truncate(size_bytes)
             subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)], check=True)
-        with attached(image, read_only=False) as device:
-            try:
-                # Within the try: Ctrl-C may come when it is mounted and we have not heard of it.
-                subprocess.run(["mount", str(device), str(mount)], check=True)
-                yield mount
-            finally:
-                if mount.is_mount():
-                    subprocess.run(["umount", str(mount)], check=True)
+        # Undone even if it is not mounted: Ctrl-C may come when it is, and we have not heard of it.
+        with attached(image, read_only=False) as device, _undoing(lambda: _unmount(mount)):
+            subprocess.run(["mount", str(device), str(mount)], check=True)
+            yield mount
+
+
+@contextmanager
+def _undoing(undo: Callable[[], None]) -> Iterator[None]:
+    """Undo after the block. Where that failed, its error is raised; a program that cannot undo then says so itself."""
+    try:
+        yield
+    except BaseException:
+        with suppress(subprocess.CalledProcessError):
+            undo()
+        raise
+    undo()
+
+
+def _unmount(mount: Path) -> None:
+    if mount.is_mount():
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def _detach(device: str) -> None:
+    subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @contextmanager
@@ -214,12 +231,11 @@ def _held_alone(folder: Path) -> Iterator[None]:
 def _let_go(image: Path, mount: Path) -> None:
     """Of loop devices of files on the mount, of the mount, of the image's own loop device."""
     for device in loops_below(mount):
-        subprocess.run(["losetup", "--detach", device], check=True)
-    if mount.is_mount():
-        subprocess.run(["umount", str(mount)], check=True)
+        _detach(device)
+    _unmount(mount)
     for device, file in loops():
         if file == image.resolve():
-            subprocess.run(["losetup", "--detach", device], check=True)
+            _detach(device)
 
 
 def loops_below(folder: Path) -> list[str]:
@@ -248,10 +264,8 @@ def attached(image: Path, *, read_only: bool, offset: int = 0, size: int = 0) ->
     command += [f"--sizelimit={size}"] if size else []
     done = subprocess.run([*command, str(image)], check=True, capture_output=True, text=True)
     device = done.stdout.strip()
-    try:
+    with _undoing(lambda: _detach(device)):
         yield Path(device)
-    finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @contextmanager

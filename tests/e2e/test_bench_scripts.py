@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,47 @@ with reflink_folder(Path(sys.argv[1]), size_bytes=1 << 29) as place:
             pass
         assert place.is_mount()
     assert not place.is_mount()
+    assert none_left(tmp_path)
+
+
+def attach_what_is_not_there(place: Path, still_open: ExitStack) -> None:
+    """Beside a file that stays open."""
+    still_open.enter_context((place / "open").open("w"))
+    with attached(place / "missing", read_only=True):
+        pass
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system with reflinks is mounted by root")
+def test_what_failed_first_is_told_and_not_what_could_then_not_be_undone(tmp_path, capfd):
+    """A file that is still open keeps the file system from being unmounted."""
+    with ExitStack() as still_open:
+        with (
+            pytest.raises(subprocess.CalledProcessError) as caught,
+            reflink_folder(tmp_path, size_bytes=1 << 29) as place,
+        ):
+            attach_what_is_not_there(place, still_open)
+        assert caught.value.cmd[0] == "losetup"
+        assert "missing" in caught.value.stderr
+        assert "busy" in capfd.readouterr().err
+        assert place.is_mount()
+    with reflink_folder(tmp_path, size_bytes=1 << 29) as place:
+        assert (place / "open").exists()
+    assert none_left(tmp_path)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system with reflinks is mounted by root")
+def test_what_cannot_be_undone_is_told_where_nothing_failed_before(tmp_path):
+    with ExitStack() as still_open:
+        with (
+            pytest.raises(subprocess.CalledProcessError) as caught,
+            reflink_folder(tmp_path, size_bytes=1 << 29) as place,
+        ):
+            still_open.enter_context((place / "open").open("w"))
+        assert caught.value.cmd[0] == "umount"
+    with reflink_folder(tmp_path, size_bytes=1 << 29):
+        pass
     assert none_left(tmp_path)
 
 
