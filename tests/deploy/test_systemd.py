@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mover.device.rights import SCSI_MAJORS
 from mover.settings import load
@@ -149,6 +150,25 @@ def test_podman_gives_the_container_the_time_to_stop_that_systemd_gives_podman()
     words = [word for key, value in unit["Container"] if key == "PodmanArgs" for word in shlex.split(value)]
     (patience,) = [int(word.partition("=")[2]) for word in words if word.startswith("--stop-timeout=")]
     assert 60 <= patience < int(dict(unit["Service"])["TimeoutStopSec"])
+
+
+def test_every_way_to_stop_says_the_same_word_and_waits_as_long():
+    """SIGTERM, and time for packs on their way to a slow store; who waits for another waits longer."""
+    plain = dict(sections((UNITS / "mover.service").read_text("utf-8"))["Service"])
+    quadlet = sections((UNITS / "mover.container").read_text("utf-8"))
+    compose = yaml.safe_load((ROOT / "deploy/compose/compose.yaml").read_text("utf-8"))["services"]["mover"]
+    image = (ROOT / "deploy/container/Containerfile").read_text("utf-8")
+    readme = (ROOT / "deploy/container/README.md").read_text("utf-8")
+    assert re.findall(r"^STOPSIGNAL (\S+)$", image, re.MULTILINE) == ["SIGTERM"]
+    assert "KillSignal" not in plain, "systemd's own is SIGTERM"
+    assert plain["KillMode"] == "mixed", "SIGTERM is for the daemon, whose helpers it ends itself"
+    assert "stop_signal" not in compose
+    container = dict(quadlet["Container"]) | dict(quadlet["Service"])
+    flags = " ".join(value for key, value in quadlet["Container"] if key == "PodmanArgs")
+    assert not {"StopSignal", "KillSignal", "KillMode"} & container.keys(), "Podman's own unit has what it needs"
+    patience = set(re.findall(r"--stop-timeout[ =](\d+)", flags + readme))
+    assert patience | set(re.findall(r"podman rm --force --time (\d+)", readme)) == {"110"}
+    assert {plain["TimeoutStopSec"], container["TimeoutStopSec"], compose["stop_grace_period"].rstrip("s")} == {"120"}
 
 
 def test_the_containers_state_is_the_volume_beside_it():
