@@ -31,6 +31,16 @@ def filled(text: str) -> str:
     return VARIABLE.sub(lambda found: found[3] if found[2] == ":-" else "/value", text)
 
 
+def mounts(service: dict[str, Any]) -> list[dict[str, Any]]:
+    """In the long form, whichever was written."""
+    return [
+        mount
+        if isinstance(mount, dict)
+        else dict(zip(("source", "target", "mode"), filled(mount).split(":"), strict=False))
+        for mount in service.get("volumes", ())
+    ]
+
+
 def test_it_is_a_compose_file():
     parsed = PyCompose.from_yaml(filled(TEXT))
     parsed.validate_networks()
@@ -56,8 +66,9 @@ def test_every_variable_is_in_the_example_of_its_file():
     must = {name for name, operator, _ in VARIABLE.findall(TEXT) if operator in (":?", "?")}
     assert must
     assert all(re.search(rf"^{name}=", example, re.MULTILINE) for name in must)
-    images = {found[1] for service in SERVICES.values() if (found := VARIABLE.match(service["image"]))}
-    assert all(name in example for name in images)
+    others = {name for name, _, _ in VARIABLE.findall(TEXT)} - must
+    assert others
+    assert [name for name in others if not re.search(rf"^#?{name}=", example, re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -79,10 +90,18 @@ def test_each_service_is_confined_bounded_and_watched(name: str):
 
 def test_every_file_that_is_mounted_exists_or_is_made_by_the_readme():
     readme = (FOLDER / "README.md").read_text("utf-8")
-    mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", ())]
-    files = [*(path for path in mounts if path.startswith(".")), *(s["file"] for s in TREE["secrets"].values())]
+    sources = [mount["source"] for service in SERVICES.values() for mount in mounts(service)]
+    files = [*(path for path in sources if path.startswith(".")), *(s["file"] for s in TREE["secrets"].values())]
     missing = [path for path in files if not (FOLDER / path).exists() and path.removeprefix("./") not in readme]
     assert missing == []
+
+
+def test_docker_makes_no_folder_of_a_file_that_the_operator_has_yet_to_write():
+    """The short form of a mount does so, and a later cp would put the file into that folder."""
+    ignored = (FOLDER / ".gitignore").read_text("utf-8").split()
+    own = [m for s in SERVICES.values() for m in mounts(s) if m["source"].removeprefix(".") in ignored]
+    assert [mount["target"] for mount in own] == ["/etc/mover/mover.yaml"]
+    assert all(mount["bind"] == {"create_host_path": False} and mount["read_only"] for mount in own)
 
 
 def test_the_node_may_open_every_scsi_disk_and_nothing_else():
@@ -96,7 +115,7 @@ def test_settings_and_secrets_are_what_mover_reads(tmp_path: Path):
     settings = load(FOLDER / "mover.yaml.example", environment={"MOVER_SECRETS_DIR": str(tmp_path)})
     assert settings.prism.password.get_secret_value() == "secret"
     assert settings.repository.passphrase.get_secret_value() == "secret"
-    assert any(mount.endswith(f":{settings.repository.url}") for mount in SERVICES["mover"]["volumes"])
+    assert settings.repository.url in [mount["target"] for mount in mounts(SERVICES["mover"])]
     assert settings.prism.fingerprint is None, "with one that is wrong, mover check cannot say which one is right"
 
 
