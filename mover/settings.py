@@ -215,6 +215,11 @@ def _secret(path: Path) -> str:
 
 def _readable(path: Path, error: Exception) -> str:
     """What to do about a file that could not be read. No chown to paste: the daemon may be another user's."""
+    if isinstance(error, IsADirectoryError):
+        return (
+            "Remove that folder and write the file. A container engine makes such a folder on the host of a file "
+            "that is to be mounted and is not there."
+        )
     if not isinstance(error, PermissionError):
         return "Check path and rights: it must be a text file that is there."
     user = os.geteuid()

@@ -89,10 +89,14 @@ def command(
 
 
 def _default_file() -> Path | None:
-    """The first that is there; one below /etc also where this user may not look, so that this is said."""
+    """The first that is there; one below /etc also where this user may not look, so that this is said.
+
+    A folder of its name below /etc counts, too: Podman-compose and Docker make one of a file that was not written yet.
+    """
     for path in DEFAULT_FILES:
         try:
-            if stat.S_ISREG(path.stat().st_mode):
+            kind = path.stat().st_mode
+            if stat.S_ISREG(kind) or (stat.S_ISDIR(kind) and path.is_absolute()):
                 return path
         except PermissionError:
             if path.is_absolute():

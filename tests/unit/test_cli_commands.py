@@ -295,3 +295,14 @@ def test_settings_below_etc_that_this_user_may_not_look_for_are_a_mistake_in_wor
     assert "/etc/mover/mover.yaml cannot be read: Permission denied" in outcome.err
     assert "deploy/container/README.md" in outcome.err or "chown 0 /etc/mover/mover.yaml" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_folder_in_place_of_the_settings_file_is_told(monkeypatch, tmp_path):
+    """What container engines make of a file that is to be mounted and was not written yet."""
+    place = tmp_path / "mover.yaml"
+    place.mkdir()
+    monkeypatch.setattr(running, "DEFAULT_FILES", (place,))
+    outcome = invoke("points")
+    assert outcome.code == 2, outcome.err
+    assert f"{place} cannot be read: Is a directory" in outcome.err
+    assert "Remove that folder" in outcome.err
