@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the image of a node with buildah (or podman).
+# Builds the image of a node with buildah (or podman, or docker).
 # usage: build.sh BASE [TAG]
 #   BASE  an image by digest (docker.io/library/debian:12-slim@sha256:…), or one of this machine (localhost/…)
 #   TAG   default localhost/mover:latest
@@ -32,7 +32,11 @@ revision=${REVISION:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 set -- --build-arg "BASE=$base" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
     --build-arg "SOURCE=${SOURCE:-}" --build-arg "PIP_INDEX_URL=${PIP_INDEX_URL:-}"
 [ -z "${PIP_CERT:-}" ] || set -- "$@" --secret "id=pip-cert,src=$PIP_CERT" --build-arg PIP_CERT=/run/secrets/pip-cert
+builder=${BUILDER:-buildah}
+case ${builder%% *} in
+docker | */docker) ;; # knows its own format alone, and finds the ignore file by its name
 # HEALTHCHECK exists in Docker's image format only; podman and docker both run it.
+*) set -- --format docker --layers=false --ignorefile deploy/container/Containerfile.dockerignore "$@" ;;
+esac
 # shellcheck disable=SC2086 # programs and options are lists of words
-exec ${BUILDER:-buildah} build --format docker --layers=false ${BUILD_OPTIONS:-} \
-    --ignorefile deploy/container/containerignore --file deploy/container/Containerfile "$@" --tag "$tag" .
+exec $builder build ${BUILD_OPTIONS:-} --file deploy/container/Containerfile "$@" --tag "$tag" .

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.support.programs import needs
 from tests.support.source import ROOT
@@ -38,3 +41,29 @@ def test_the_check_can_fail(tmp_path: Path):
     bad = tmp_path / "bad.sh"
     bad.write_text("#!/bin/sh\nrm $1/*\n")
     assert subprocess.run(["shellcheck", bad], capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("builder", "buildahs_own"), [("buildah", True), ("podman --root /r", True), ("docker", False)], ids=str
+)
+def test_each_builder_is_given_the_options_that_it_knows(tmp_path: Path, builder: str, buildahs_own: bool):
+    """Docker has neither --format nor --ignorefile: it takes the ignore file that is named as the Containerfile."""
+    program = tmp_path / builder.split()[0]
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "deploy/container/build.sh", "localhost/base", "localhost/mover:new"],
+        env={**os.environ, "BUILDER": builder, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    words = done.stdout.split()
+    assert "build" in words
+    assert words[-3:] == ["--tag", "localhost/mover:new", "."]
+    assert {"BASE=localhost/base", "deploy/container/Containerfile"} <= set(words)
+    ignored = "deploy/container/Containerfile.dockerignore"
+    assert (ROOT / ignored).is_file()
+    own = {"--format", "--layers=false", "--ignorefile", ignored}
+    assert own & set(words) == (own if buildahs_own else set())
