@@ -160,7 +160,7 @@ async def executor(
 ) -> AsyncIterator[Executor]:
     """Be the executor of the state folder for the length of the block.
 
-    Raises StateFolderBusy, StateFull, DeviceRightsMissing.
+    Raises StateFolderBusy, StateFull, StateDamaged, DeviceRightsMissing.
     """
     clock = clock or SystemClock()
     if settings.node.check_rights:

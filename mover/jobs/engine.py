@@ -8,6 +8,7 @@ jobs without ending them: the next executor continues.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -242,7 +243,7 @@ class Engine:
 
     async def _watch_room(self) -> None:
         """Before a database finds out: then something is half done."""
-        while not (trouble := await _aside(trouble_of, self._state_dir)):
+        while not (trouble := await _look_aside(self._state_dir)):
             await self._clock.sleep(_ROOM_POLL_S)
         self._lose(trouble)
 
@@ -264,7 +265,8 @@ class Engine:
         return trouble_of(self._state_dir) or StateDamaged(
             f"The state folder {self._state_dir} cannot be used any more: {cause}",
             remedy="Look at its file system and the kernel's log; what ran goes on at the next start.",
-            retryable=True,
+            # Of damage in a file the next start says which file it is; waiting mends nothing.
+            retryable=isinstance(cause, sqlite3.OperationalError),
         )
 
     def _lose(self, trouble: StateFull | StateDamaged) -> None:
@@ -280,18 +282,23 @@ class Engine:
         await asyncio.get_running_loop().run_in_executor(threads, lambda: DBOS.destroy(destroy_registry=True))
 
 
-async def _aside(call: Callable[[Path], Result], folder: Path) -> Result:
-    """On a thread that nobody waits for, neither a stop nor the interpreter's end: a folder may hang (a dead NFS)."""
-    answered: Future[Result] = Future()
+async def _look_aside(folder: Path) -> StateFull | StateDamaged | None:
+    """``trouble_of`` on a thread that nobody waits for, neither a stop nor the interpreter's end: a folder may hang
+    (a dead NFS).
+    """
+    answered: Future[StateFull | StateDamaged | None] = Future()
     answered.set_running_or_notify_cancel()
 
     def ask() -> None:
         try:
-            answered.set_result(call(folder))
+            answered.set_result(trouble_of(folder))
         except BaseException as error:
             answered.set_exception(error)
 
-    threading.Thread(target=ask, name="state-folder", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name="state-folder", daemon=True).start()
+    except RuntimeError:  # no thread to be had: nothing is known of the folder
+        return None
     return await asyncio.wrap_future(answered)
 
 

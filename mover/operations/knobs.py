@@ -46,7 +46,7 @@ def _all(settings: Settings, cores: int) -> list[Knob]:
         _knob("data.read_size", data.read_size, (MIB, 4 * MIB, 8 * MIB), BACKUP),
         _knob("data.level", data.level, (-1, 1), BACKUP),
         _knob("data.budget", data.budget, (64 * MIB, 128 * MIB, 256 * MIB), *PHASES),
-        _knob("data.restore_threads", data.restore_threads, (2, 4, 8), RESTORE),
+        _knob("data.restore_threads", data.restore_threads, (2, 4, 6, 12), RESTORE),
         _knob("repository.uploads", repository.uploads, (1, 2, 4), BACKUP),
         _knob("repository.pack_size", repository.pack_size, (16 * MIB, 32 * MIB, 64 * MIB), *PHASES),
     ]

@@ -21,8 +21,8 @@ def prepare_heap() -> bool:
     """Threads that start from now on make no heaps of their own, and a block's memory serves the next block.
 
     glibc would map the memory of each packed and unpacked block anew, and the system clear its pages: an eighth of a
-    restore's processor time. Up to ``_KEPT_BYTES`` stay until ``give_back_memory``. False where the C library is
-    another.
+    restore's processor time. Until ``give_back_memory`` what is free stays below what is in use, and up to
+    ``_KEPT_BYTES`` above. False where the C library is another.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     wanted = ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, _KEPT_BYTES), (_MMAP_THRESHOLD, _PIECE_BYTES))

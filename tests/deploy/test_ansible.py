@@ -189,19 +189,43 @@ ONLY_MOUNTS = """
     [
         ("nas:/vms {folder} nfs defaults 0 0", {}, True),
         ("nas:/vms {folder}/below nfs noauto 0 0", {}, True),
+        ("nas:/vms {link}/below nfs defaults 0 0", {}, True),
         ("nas:/vms {folder} nfs defaults 0 0", {"mover_offline": True}, False),
         ("nas:/vms {folder}/bel nfs defaults 0 0\nnas:/iso {folder}/below/ahv/iso nfs defaults 0 0", {}, False),
         ("/dev/sda1 / ext4 defaults 0 1\nproc /proc proc defaults 0 0\n/dev/sda2 none swap sw 0 0", {}, False),
     ],
-    ids=["mount point above", "mount point with a space", "image being built", "beside and below", "mounted"],
+    ids=["above", "right above", "by a symbolic link", "image being built", "beside and below", "mounted"],
 )
 def test_a_repository_in_a_mount_that_is_away_is_refused(
     tmp_path: Path, fstab: str, changes: dict[str, Any], refused: bool
 ):
     """Else the role would make the folder on the root disk, and backups would fill that."""
-    folder = tmp_path / "with space"
-    place = str(folder).replace(" ", r"\040")
-    (tmp_path / "fstab").write_text(fstab.format(folder=place) + "\n")
+    done, said = asked_about_mounts(tmp_path, fstab, **changes)
+    assert (done.returncode != 0) == refused, said
+    assert ("which is not mounted: backups would fill" in said) == refused, said
+
+
+@ANSIBLE
+@AS_ROOT
+def test_a_repository_that_is_mounted_needs_no_mount_around_it(tmp_path: Path):
+    around = "nas:/vms {folder} nfs noauto 0 0\n"
+    done, said = asked_about_mounts(tmp_path, around, mounted="below")
+    assert done.returncode == 0, said
+    further = around + "nas:/iso {folder}/below/ahv nfs noauto 0 0"
+    done, said = asked_about_mounts(tmp_path, further, mounted="below")
+    assert f"lies in the mount point {tmp_path}/with space/below/ahv, which is not mounted" in said
+
+
+def asked_about_mounts(
+    tmp_path: Path, fstab: str, *, mounted: str = "", **changes: Any
+) -> tuple[subprocess.CompletedProcess[str], str]:
+    """That part of the role; what it said. mounted: a folder around the repository's where a file system is."""
+    folder, link = tmp_path / "with space", tmp_path / "link"
+    folder.mkdir(exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(folder)
+    places = {"folder": str(folder).replace(" ", r"\040"), "link": str(link)}
+    (tmp_path / "fstab").write_text(fstab.format_map(places) + "\n")
     (tmp_path / "only.yml").write_text(ONLY_MOUNTS)
     (tmp_path / "inventory").write_text(
         f"[mover]\nproxy1 ansible_connection=local ansible_python_interpreter={sys.executable}\n"
@@ -211,10 +235,14 @@ def test_a_repository_in_a_mount_that_is_away_is_refused(
     arguments = ("-i", tmp_path / "inventory", "-e", words, tmp_path / "only.yml")
     # What findmnt reads in the place of /etc/fstab.
     environment = {"LIBMOUNT_FSTAB": str(tmp_path / "fstab"), "ANSIBLE_ROLES_PATH": str(FOLDER / "roles")}
-    done = start("ansible-playbook", *arguments, home=tmp_path, environment=environment)
-    said = " ".join(done.stdout.split())
-    assert (done.returncode != 0) == refused, said
-    assert ("which is not mounted: backups would fill" in said) == refused, said
+    if mounted:
+        within = folder / mounted
+        within.mkdir(exist_ok=True)
+        alone = ("--mount", "sh", "-ec", 'mount -t tmpfs tmpfs "$0"; exec ansible-playbook "$@"', within)
+        done = start("unshare", *alone, *arguments, home=tmp_path, environment=environment)
+    else:
+        done = start("ansible-playbook", *arguments, home=tmp_path, environment=environment)
+    return done, " ".join(done.stdout.split())
 
 
 # --- on a Debian that was booted for it ----------------------------------------------------

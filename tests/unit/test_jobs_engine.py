@@ -311,6 +311,24 @@ async def test_a_database_that_fails_beside_the_jobs_is_told_in_words(tmp_path, 
         await daemon()
 
 
+async def test_damage_in_a_database_is_nothing_to_wait_out(tmp_path):
+    async def daemon():
+        async with running(tmp_path), asyncio.TaskGroup() as group:
+            group.create_task(_raise(Wrapped(sqlite3.DatabaseError("database disk image is malformed"))))
+
+    with pytest.raises(StateDamaged, match="malformed") as caught:
+        await daemon()
+    assert not caught.value.retryable
+
+
+async def test_without_a_thread_for_the_look_nothing_is_known_of_the_state_folder(tmp_path, monkeypatch):
+    def no_more(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    assert await engine._look_aside(tmp_path) is None
+
+
 async def test_a_wrong_statement_is_a_fault_of_the_program(tmp_path, book):
     async def step():
         raise sqlite3.IntegrityError("UNIQUE constraint failed")

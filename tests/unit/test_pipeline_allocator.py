@@ -95,7 +95,7 @@ async def test_memory_goes_back_when_the_last_disk_ends(monkeypatch):
 
 
 @glibc
-def test_threads_prepare_heap():
+def test_threads_share_one_heap():
     assert heaps("own") > 1
     assert heaps("shared") == 1
 
