@@ -37,7 +37,7 @@ async def test_a_port_in_use_is_said_with_a_remedy():
 @pytest.mark.parametrize(
     ("host", "words", "remedy"),
     [
-        ("no-such-node.invalid", "no name that resolves", "serve.host (or --host)"),
+        ("no such node", "no name that resolves", "serve.host (or --host)"),
         ("a..b", "no name that resolves", "serve.host (or --host)"),
         ("x" * 64, "no name that resolves", "serve.host (or --host)"),
         ("203.0.113.7", "203.0.113.7 is not an address of this machine", "serve.host (or --host)"),
