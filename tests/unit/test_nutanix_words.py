@@ -126,6 +126,14 @@ def test_a_name_does_not_make_a_vm_busy(text):
         "kVmIsMigrating",
         "MIGRATION_IN_PROGRESS",
         "VM is undergoing a live-migration",
+        "Migration of VM x to host y is running",
+        "Migration of VM web-1 to host 10.1.1.1 is still running",
+        "VM migration is running",
+        "VM is under migration",
+        "VM is under live-migration",
+        "a migration of the VM is in process",
+        "VM is in the process of migration",
+        "A migration of this VM is pending",
     ],
 )
 def test_what_says_busy_says_it_in_every_spelling(text):

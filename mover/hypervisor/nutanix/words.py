@@ -9,7 +9,8 @@
 
 Only what Prism said is read, never the name of a host or of a call that our own sentence holds; and of what it said
 never a path, nor a word with a digit or a hyphen that is not known, nor X in "VM X is powered off": these are names
-(``transport-01``, a UUID), which may say anything. A migration must be said to go on: many a VM is called that.
+(``transport-01``, a UUID), which may say anything. A migration must be said to go on: many a VM is called that; where
+it may be either, as in "VM migration is running", it goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _MISSING = ("not found", "not exist", "no such", "enoent")
 _WRONG = ("invalid", "not supported", "notsupported", "required", "prohibited", "not allowed", "already in use")
 _BUSY = (
     *(r"migrating\b", "being migrated", "migration task", r"migration is (?:still )?(?:ongoing|under ?way)"),
-    r"(?:live|during|undergoing|ongoing|active|pending) (?:an? |the |vm |live )*migrat",
+    r"(?:live|during|under|process of|undergoing|ongoing|active|pending) (?:an? |the |vm |live )*migrat",
+    r"migration\b.{0,80} is (?:still |currently )?(?:running|active|pending|in process)\b",
     r"migration\b.{0,80} (?:is|has) not (?:yet )?(?:been )?(?:complete|finish|ended|done|over)",
     *(r"busy\b", "in[ _]progress", "another operation", "logical timestamp"),
 )
@@ -39,7 +41,8 @@ _COMPOUNDS = re.compile(
     re.IGNORECASE,
 )
 _VM_WITH_A_STATE = re.compile(
-    r"\bvm\s+\S+(?=\s+(?:is|was)\s+(?:not\s+)?(?:powered|off|on|stopped|running|paused|suspended)\b)", re.IGNORECASE
+    r"\bvm\s+(?!migration\s+is\s+running)\S+(?=\s+(?:is|was)\s+(?:not\s+)?(?:powered|off|on|stopped|running|paused|suspended)\b)",
+    re.IGNORECASE,
 )
 _NAMES = re.compile(r"\S*/\S*/\S*|(?<!\w)/\S+|[\w.]*(?:\d|\w-\w)[\w.-]*")
 _HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
