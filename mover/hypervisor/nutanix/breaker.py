@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from mover import logs
 from mover.clock import Clock, iso, secret_bytes
 from mover.errors import LoginRefused, StateDamaged, StateFull
 from mover.hypervisor.nutanix.address import PrismAddress
+from mover.hypervisor.nutanix.flights import Flights, locked
 
 log = logs.get(__name__)
 
@@ -33,7 +34,7 @@ _SALT_BYTES = 16
 # Slow on purpose: the file must not become an oracle for the password. About 10 ms, only where a file exists.
 _COST = {"n": 1 << 12, "r": 8, "p": 1}
 # It is held for milliseconds; longer only by a process that was stopped.
-_LOCK_WITHIN_S, _LOCK_POLL_S = 5.0, 0.05
+_LOCK_WITHIN_S = 5.0
 
 _Kept = TypeVar("_Kept", bound="_Refused | None")
 
@@ -61,10 +62,19 @@ class Breaker:
     """Remembers, per (Prism, user), hashes of the secrets that were refused.
 
     For one log-in at a time: ``check`` before it, then what became of it: ``open``, ``close`` or ``give_back``; or
-    ``doubt``, and then the same of the log-in that tells what the 401 meant.
+    ``doubt`` or ``claim``, and then the same of the log-in that tells what the 401 meant.
     """
 
-    def __init__(self, state_dir: Path, address: PrismAddress, username: str, secret: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        address: PrismAddress,
+        username: str,
+        secret: str,
+        clock: Clock,
+        *,
+        answer_within_s: float = 30.0,
+    ) -> None:
         name = hashlib.sha256(f"{address}\n{username}".encode()).hexdigest()[:24]
         self.path = state_dir / "breakers" / f"{name}.json"
         self._address, self._username, self._secret, self._clock = address, username, secret, clock
@@ -73,6 +83,20 @@ class Breaker:
         """The log-in under way, where it is one: what was known of this secret before, and is now."""
         self._doubts = 0
         """401s that no file counts, since they may have meant something else."""
+        self._claim: _Refused | None = None
+        """A 401 that is counted though it may have meant something else."""
+        self._is_first = False
+        """Nobody else had claimed then."""
+        self._flights = Flights(self.path.parent, clock, within_s=answer_within_s)
+
+    @property
+    def holds_claim(self) -> bool:
+        """Whoever sends the same again now meets a claim of this object."""
+        return self._probe is not None or self._claim is not None
+
+    def flight(self, *, is_made: bool) -> AbstractAsyncContextManager[None]:
+        """Around a log-in, from before its ``check`` until it is counted. is_made: as of ``Flights.one``."""
+        return self._flights.one(is_made=is_made)
 
     async def check(self) -> bool:
         """Before each log-in: raise LoginRefused where this very secret was refused and is not due again.
@@ -94,19 +118,44 @@ class Breaker:
         """A 401 that may mean a missing right: what the next log-in is answered decides, ``open`` counts both."""
         self._doubts += 1
 
+    async def claim(self) -> None:
+        """A 401 that may mean a missing right, where each call is a log-in and others may be under way: counted now."""
+        self._claim = await self._note(self._counted_in_order)
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[None]:
+        """Around the log-in that tells what the 401 of ``claim`` meant; no other is under way meanwhile.
+
+        Raises LoginRefused, and nothing may be sent, where others claimed before, or it would be one too many.
+        """
+        claim = self._claim
+        assert claim is not None
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._flights.alone())
+                known = self._known(self._read(self.path))
+            except OSError as error:
+                log.warning("prism.log-in-not-asked", host=str(self._address), said=str(error))
+                raise self._refusal(claim) from None
+            # None: another one has asked meanwhile, and the password is good.
+            sent = self._sent(known) if known else 0
+            if sent >= (len(_PAUSES_S) if self._is_first else 2):
+                raise self._refusal(known or claim)
+            yield
+
     async def open(self) -> LoginRefused:
         """Remember that the secret was refused; returns the error to raise.
 
         Where it cannot be written, this object remembers it: a full disk must not lock an account.
         """
-        probe, self._probe = self._probe, None
+        probe, self._probe, self._claim = self._probe, None, None
         refused = probe[1] if probe else await self._note(self._counted)
         self._doubts = 0
         return self._refusal(refused)
 
     async def close(self) -> None:
         """The log-in worked: forget this secret's refusals."""
-        self._unwritten = self._probe = None
+        self._unwritten = self._probe = self._claim = None
         self._doubts = 0
         await self._note(lambda _known: None)
 
@@ -118,7 +167,7 @@ class Breaker:
 
     def _claimed(self, known: _Refused | None) -> _Refused | None:
         """With the log-in that is about to be sent. Raises LoginRefused where it is not due."""
-        self._probe = None
+        self._probe = self._claim = None
         if known is None:
             return None
         # Due also where the clock was set back by more than a pause can last.
@@ -132,14 +181,25 @@ class Breaker:
         now, more = self._clock.now(), 1 + self._doubts
         return _Refused(known.since, now, known.tries + more) if known else _Refused(now, now, more)
 
+    def _counted_in_order(self, known: _Refused | None) -> _Refused:
+        claim = self._counted(known)
+        self._is_first = self._sent(claim) == 1
+        return claim
+
     def _next_at(self, mine: _Refused) -> float:
         """When it may be sent again: what was sent elsewhere in 24 hours counts with it, from the last of all."""
         now = self._clock.now()
-        others = [one for one in self._elsewhere() if abs(now - one.last_at) < _PAUSES_S[-1]]
-        tries = mine.tries + sum(one.tries for one in others)
         # A clock set back a little makes nothing elsewhere come later than a pause from now: that would read as due.
-        last_at = max([mine.last_at, *(min(one.last_at, now) for one in others)])
-        return last_at + _PAUSES_S[min(tries, len(_PAUSES_S)) - 1]
+        last_at = max([mine.last_at, *(min(one.last_at, now) for one in self._lately_elsewhere())])
+        return last_at + _PAUSES_S[min(self._sent(mine), len(_PAUSES_S)) - 1]
+
+    def _sent(self, mine: _Refused) -> int:
+        """Wrong log-ins, here and in 24 hours elsewhere."""
+        return mine.tries + sum(one.tries for one in self._lately_elsewhere())
+
+    def _lately_elsewhere(self) -> list[_Refused]:
+        now = self._clock.now()
+        return [one for one in self._elsewhere() if abs(now - one.last_at) < _PAUSES_S[-1]]
 
     def _elsewhere(self) -> Iterator[_Refused]:
         """This user's same secret at other Prisms: Central and Element ask one directory."""
@@ -194,30 +254,13 @@ class Breaker:
         kept = change(known)
         if kept == known:
             return kept
-        async with self._held():
+        lock = self.path.with_name("lock")
+        async with locked(lock, fcntl.LOCK_EX, self._clock, within_s=_LOCK_WITHIN_S):
             record = self._read(self.path)
             kept = change(self._known(record))
             self._write(record, kept)
         self._unwritten = None
         return kept
-
-    @asynccontextmanager
-    async def _held(self) -> AsyncIterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = self.path.with_name("lock")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            deadline = self._clock.monotonic() + _LOCK_WITHIN_S
-            while True:
-                with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                if self._clock.monotonic() >= deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(lock))
-                await self._clock.sleep(_LOCK_POLL_S)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _known(self, record: _Record) -> _Refused | None:
         """Of this secret: as written, or else as this object remembers."""

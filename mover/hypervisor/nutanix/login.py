@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ class LogIn:
         self._address, self._username = address, settings.username
         self._call_timeout_s = settings.call_timeout
         self._basic = "Basic " + base64.b64encode(f"{settings.username}:{secret}".encode()).decode()
-        self._breaker = Breaker(state_dir, address, settings.username, secret, clock)
+        self._breaker = Breaker(
+            state_dir, address, settings.username, secret, clock, answer_within_s=settings.call_timeout
+        )
         self._patience, self._exchange, self._judged = patience, exchange, judged
         self._lock = asyncio.Lock()
         self._cookies: dict[str, str] = {}
@@ -95,20 +98,26 @@ class LogIn:
     async def _by_basic(self, request: Request) -> Answer:
         """One at a time: many in flight would all be wrong at once. RightsMissing where only this call is refused."""
         async with self._lock:
-            is_probe, is_me = await self._breaker.check(), request.path == _ME
-            # A probe is one log-in, whose 401 leaves no doubt.
-            if is_probe or is_me or not self._is_in:
+            async with self._breaker.flight(is_made=not self._cookies):
+                is_probe, is_me = await self._breaker.check(), request.path == _ME
+                # A probe is one log-in, whose 401 leaves no doubt.
+                if is_probe or is_me or not self._is_in:
+                    self._is_in = False
+                    me = await self._introduce()
+                    if is_me:
+                        return me
+                answer = await self._proven(request)
+                if answer.status != 401:
+                    return answer
                 self._is_in = False
-                me = await self._introduce()
-                if is_me:
-                    return me
-            answer = await self._proven(request)
-            if answer.status != 401:
-                return answer
-            # Accepted before: is it the password now, or the right to this call?
-            self._is_in = False
-            self._breaker.doubt()
-            await self._introduce()
+                # Accepted before: is it the password now, or the right to this call?
+                is_shared = not self._cookies
+                if is_shared:
+                    await self._breaker.claim()
+                else:
+                    self._breaker.doubt()
+            async with self._breaker.asking() if is_shared else nullcontext():
+                await self._introduce()
         raise self._not_for_us(request.what)
 
     async def _log_in(self, *, after: int) -> None:
@@ -118,8 +127,9 @@ class LogIn:
                 return
             self._is_in = False
             self._cookies = {}
-            await self._breaker.check()
-            await self._introduce()
+            async with self._breaker.flight(is_made=False):
+                await self._breaker.check()
+                await self._introduce()
 
     async def _introduce(self) -> Answer:
         """Who are we? After the breaker's check."""
@@ -136,6 +146,7 @@ class LogIn:
         except ExchangeFailed as failure:
             # The caller's own request has not been sent yet, or was refused.
             failure.effect = Effect.NONE
+            failure.is_last = self._breaker.holds_claim
             if failure.reason in ("html", "redirect") and not self._patience.has_answered:
                 failure.error = self._no_prism()
             raise

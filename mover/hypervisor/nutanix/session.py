@@ -133,7 +133,8 @@ class Session:
                 if is_once and failure.effect is not Effect.NONE:
                     raise self._sent_once(failure, request.what) from None
                 wait_s = effort.next_wait(failure)
-                if wait_s is None:
+                # A repetition would meet the claim of its own log-in, and tell of that instead of the outage.
+                if wait_s is None or failure.is_last:
                     raise failure.error from None
                 self._hold_all(failure)
                 PRISM_RETRIES.labels(failure.reason).inc()

@@ -53,6 +53,8 @@ class ExchangeFailed(Exception):
     def __init__(self, error: HypervisorError, *, reason: str, effect: Effect, wait_s: float = 0.0) -> None:
         super().__init__(error.message)
         self.error, self.reason, self.effect, self.wait_s = error, reason, effect, wait_s
+        self.is_last = False
+        """Not to be sent again now, however patient the caller is."""
 
 
 @dataclass(frozen=True, slots=True)
