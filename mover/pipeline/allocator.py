@@ -10,6 +10,7 @@ import ctypes
 
 from mover.units import MIB
 
+_LIBC = ctypes.CDLL(None)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """``M_TRIM_THRESHOLD`` and so on of glibc's malloc.h."""
 _KEPT_BYTES = 64 * MIB
@@ -24,7 +25,7 @@ def prepare_heap() -> bool:
     restore's processor time. Until ``give_back_memory`` what is free stays below what is in use, and up to
     ``_KEPT_BYTES`` above. False where the C library is another.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_LIBC, "mallopt", None)
     wanted = ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, _KEPT_BYTES), (_MMAP_THRESHOLD, _PIECE_BYTES))
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in wanted)
 
@@ -34,5 +35,5 @@ def give_back_memory() -> bool:
 
     A few milliseconds. False where the C library is another.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(_LIBC, "malloc_trim", None)
     return trim is not None and trim(0) == 1

@@ -73,7 +73,7 @@ class Segment:
             raise SegmentUnfit(f"{path} is no segment")
         if _digest(header) != digest:
             raise SegmentUnfit(f"{path} is damaged")
-        self.sources: list[str] = orjson.loads(header[_HEADER.size : _HEADER.size + json_bytes])
+        self._names = header[_HEADER.size : _HEADER.size + json_bytes]
         self.packs: NDArray[Any] = np.frombuffer(header, PACK_ROW_DTYPE, packs, plan.packs_at)
         self.keys: Keys = np.frombuffer(header, np.uint64, rows, plan.keys_at)
         self.rows: Rows = np.frombuffer(header, ROW_DTYPE, rows, plan.rows_at)
@@ -88,6 +88,12 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def sources(self) -> list[str]:
+        """The index objects that it tells of. Read anew each time: their number grows with the repository."""
+        found: list[str] = orjson.loads(self._names)
+        return found
 
     def part(self) -> Part:
         """Itself as material for a merge, without what is gone."""
