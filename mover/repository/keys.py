@@ -40,7 +40,7 @@ class ScryptCost:
     n: int = 1 << 16
     r: int = 8
     p: int = 2
-    """64 MiB and about 0.3 s: as dear as n = 2^17 with p = 1, at half its memory."""
+    """64 MiB and about 0.25 s: as dear as n = 2^17 with p = 1, at half its memory."""
 
     def check(self, name: str) -> None:
         """A forged key file must not exhaust this machine."""
