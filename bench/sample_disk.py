@@ -196,7 +196,7 @@ def _undoing(undo: Callable[[], None]) -> Iterator[None]:
     """Undo after the block. Where that failed, its error is raised; a program that cannot undo then says so itself."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too: a mount or loop device must not stay; raised again
         with suppress(subprocess.CalledProcessError):
             undo()
         raise

@@ -292,7 +292,7 @@ async def _look_aside(folder: Path) -> StateFull | StateDamaged | None:
     def ask() -> None:
         try:
             answered.set_result(trouble_of(folder))
-        except BaseException as error:
+        except BaseException as error:  # a thread's last frame: whoever awaits the answer hears of it
             answered.set_exception(error)
 
     try:

@@ -11,9 +11,9 @@ import pytest
 
 from mover.clock import FakeClock
 from mover.errors import LoginRefused, StateDamaged, StateFull
-from mover.hypervisor.nutanix import breaker as breaking
 from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.breaker import Breaker
+from tests.support.logins import cheap_clock
 
 MINUTE, HOUR = 60.0, 3600.0
 ADDRESS = PrismAddress("pe")
@@ -34,9 +34,7 @@ async def is_let_through(one):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """And cheap hashes."""
-    monkeypatch.setattr(breaking, "_COST", {"n": 2, "r": 1, "p": 1})
-    return FakeClock()
+    return cheap_clock(monkeypatch)
 
 
 async def test_it_keeps_no_password(tmp_path, clock):

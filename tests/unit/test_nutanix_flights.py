@@ -11,22 +11,15 @@ import pytest
 
 from mover.clock import FakeClock
 from mover.errors import LoginRefused, Overloaded, RightsMissing
-from mover.hypervisor.nutanix import breaker as breaking
 from mover.hypervisor.nutanix.address import PrismAddress
 from mover.hypervisor.nutanix.breaker import Breaker
-from mover.hypervisor.nutanix.session import Session
-from tests.support.tinyprism import TinyPrism, answers, error, serving, settings_for
+from tests.support.logins import cheap_clock, session_of
+from tests.support.tinyprism import TinyPrism, answers, error, serving
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """And cheap hashes."""
-    monkeypatch.setattr(breaking, "_COST", {"n": 2, "r": 1, "p": 1})
-    return FakeClock()
-
-
-def session_of(tiny, folder, clock):
-    return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=folder)
+    return cheap_clock(monkeypatch)
 
 
 def refusing(tiny):

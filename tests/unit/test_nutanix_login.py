@@ -8,12 +8,11 @@ import json
 import pytest
 from pydantic import SecretStr
 
-from mover.clock import FakeClock
 from mover.errors import CertificateRejected, HypervisorUnreachable, LoginRefused, Overloaded, RightsMissing
-from mover.hypervisor.nutanix import breaker as breaking
 from mover.hypervisor.nutanix.address import PrismAddress, parse_address
 from mover.hypervisor.nutanix.breaker import Breaker
 from mover.hypervisor.nutanix.session import Session
+from tests.support.logins import cheap_clock, session_of
 from tests.support.prismworld import prism_world
 from tests.support.tinyprism import TinyPrism, answers, cut, error, fingerprint, hang_up, html, serving, settings_for
 
@@ -22,13 +21,7 @@ MINUTE, HOUR = 60.0, 3600.0
 
 @pytest.fixture
 def clock(monkeypatch):
-    """And cheap hashes."""
-    monkeypatch.setattr(breaking, "_COST", {"n": 2, "r": 1, "p": 1})
-    return FakeClock()
-
-
-def session_of(tiny, folder, clock):
-    return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=folder)
+    return cheap_clock(monkeypatch)
 
 
 async def test_a_directory_that_was_away_for_a_minute_costs_a_quarter_of_an_hour(tmp_path, clock):
