@@ -16,7 +16,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,21 +121,24 @@ class Watched:
 
     def __init__(self, most: int = _MOST_STATES) -> None:
         self.rounds = 0
-        self._kept: list[State] = []
+        # All of its memory at once: a list of objects would be growth of the watcher's own.
+        self._rows = np.full((most, len(fields(State))), np.nan)
+        self._kept, self._stride = 0, 1
         self._last: State | None = None
-        self._most, self._stride = most, 1
 
     @property
     def states(self) -> list[State]:
-        last = [] if self._last is None or self._last in self._kept[-1:] else [self._last]
-        return [*self._kept, *last]
+        kept = [State(seconds, *map(int, others)) for seconds, *others in self._rows[: self._kept].tolist()]
+        return kept if self._last is None or self._last == kept[-1] else [*kept, self._last]
 
     def add(self, state: State) -> None:
-        if len(self._kept) == self._most:
-            del self._kept[1::2]
+        if self._kept == len(self._rows):
+            self._kept = -(-self._kept // 2)
+            self._rows[: self._kept] = self._rows[::2].copy()
             self._stride *= 2
         if self.rounds % self._stride == 0:
-            self._kept.append(state)
+            self._rows[self._kept] = astuple(state)
+            self._kept += 1
         self._last = state
         self.rounds += 1
 

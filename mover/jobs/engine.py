@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Never, TypeVar
 
@@ -21,6 +21,7 @@ from dbos import DBOS, DBOSConfig
 from mover import logs
 from mover.clock import Clock
 from mover.errors import JobCancelled, JobError, MoverError, StateDamaged, StateFull
+from mover.jobs.aside import aside
 from mover.jobs.book import (
     APPLICATION,
     CANCEL_FOLDER,
@@ -184,10 +185,10 @@ class Engine:
             assert task is not None
             job_id = identity.rpartition("-")[0]
             cancellation = Cancellation()
-            if self._wish(job_id).exists():
-                cancellation.wish()
             self._running[job_id] = (task, cancellation)
             try:
+                if await aside(self._wish(job_id).exists):
+                    cancellation.wish()
                 return await self._run(operation, request, DurableSteps(job_id, cancellation, self._stop_for))
             finally:
                 self._running.pop(job_id, None)
@@ -202,7 +203,7 @@ class Engine:
             with logs.bind(job=steps.job_id):
                 values = await self._outcome(operation, request, steps)
             outcome = _outcome_of(values)
-            self._wish(steps.job_id).unlink(missing_ok=True)
+            await aside(partial(self._wish(steps.job_id).unlink, missing_ok=True))
             return values
         finally:
             JOBS_RUNNING.labels(kind).dec()
@@ -237,13 +238,13 @@ class Engine:
     async def _watch_cancels(self) -> None:
         while True:
             for job_id, (_, cancellation) in list(self._running.items()):
-                if self._wish(job_id).exists():
+                if await aside(self._wish(job_id).exists):
                     cancellation.wish()
             await self._clock.sleep(_CANCEL_POLL_S)
 
     async def _watch_room(self) -> None:
         """Before a database finds out: then something is half done."""
-        while not (trouble := await _look_aside(self._state_dir)):
+        while not (trouble := await aside(partial(trouble_of, self._state_dir))):
             await self._clock.sleep(_ROOM_POLL_S)
         self._lose(trouble)
 
@@ -280,26 +281,6 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(threads, lambda: DBOS.destroy(destroy_registry=True))
-
-
-async def _look_aside(folder: Path) -> StateFull | StateDamaged | None:
-    """``trouble_of`` on a thread that nobody waits for, neither a stop nor the interpreter's end: a folder may hang
-    (a dead NFS).
-    """
-    answered: Future[StateFull | StateDamaged | None] = Future()
-    answered.set_running_or_notify_cancel()
-
-    def ask() -> None:
-        try:
-            answered.set_result(trouble_of(folder))
-        except BaseException as error:  # a thread's last frame: whoever awaits the answer hears of it
-            answered.set_exception(error)
-
-    try:
-        threading.Thread(target=ask, name="state-folder", daemon=True).start()
-    except RuntimeError:  # no thread to be had: nothing is known of the folder
-        return None
-    return await asyncio.wrap_future(answered)
 
 
 def _outcome_of(values: Values) -> str:

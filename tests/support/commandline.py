@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
-from mover.__main__ import app
 from mover.lab.server import DiskSpec, Fault, Lab, LabOptions, VmSpec
+from mover.program import app
 
 MIB = 1 << 20
 STORE, REPOSITORY = 5, 6

@@ -17,7 +17,6 @@ from tests.support.source import imports, modules
 
 def main() -> None:
     needs = _needs()
-    del needs["mover.__main__"]
     for library in _libraries():
         importlib.import_module(library)
     # A fork costs what the process holds: no syntax trees, and nothing for a collector to touch.

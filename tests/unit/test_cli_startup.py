@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.support.repositories import PASSPHRASE, backup, blocks_of, make, open
 
 PROGRAM = """
 import atexit, sys
-from mover.__main__ import app
+from mover.program import app
 atexit.register(lambda: print("loaded:", *sorted(set(sys.argv[1].split(",")) & set(sys.modules))))
 app(sys.argv[2:])
 """
@@ -71,3 +72,34 @@ def test_what_was_loaded_is_told(folder: Path) -> None:
     used = {"asyncio", "pydantic", "rich.console", "mover.repository.pointbook"}
     shown = run(folder, "points", "-r", str(folder / "repository"), unwanted=LIBRARIES | used)
     assert shown[-1] == " ".join(["loaded:", *sorted(used)])
+
+
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's background ignores it
+awaited = sys.argv.pop(1)
+
+class Watching:
+    def find_spec(self, name, *_):
+        if name == awaited:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Watching())
+from mover.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("library", ["typer", "mover.cli.points", "uvloop"])
+def test_ctrl_c_while_libraries_load_ends_without_a_word(folder: Path, library: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, library, "points", "-r", str(folder / "repository")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_program_is_left_to_ignore_ctrl_c(tmp_path: Path) -> None:
+    """As a shell wants it of what it starts in the background."""
+    program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from mover.__main__ import main; main()"
+    look = "import atexit, signal; atexit.register(lambda: print(signal.getsignal(signal.SIGINT).name)); "
+    done = subprocess.run([sys.executable, "-c", look + program, "--version"], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "SIG_IGN"

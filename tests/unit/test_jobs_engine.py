@@ -24,6 +24,7 @@ from mover.errors import (
     UsageError,
 )
 from mover.jobs import engine
+from mover.jobs.aside import aside
 from mover.jobs.book import JobBook, JobState
 from mover.jobs.engine import Engine
 from mover.jobs.lock import executor_lock, executor_pid
@@ -321,12 +322,17 @@ async def test_damage_in_a_database_is_nothing_to_wait_out(tmp_path):
     assert not caught.value.retryable
 
 
-async def test_without_a_thread_for_the_look_nothing_is_known_of_the_state_folder(tmp_path, monkeypatch):
+async def test_without_a_thread_for_the_look_nothing_is_known_of_the_state_folder(monkeypatch):
     def no_more(_thread):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", no_more)
-    assert await engine._look_aside(tmp_path) is None
+    assert await aside(lambda: "looked") is None
+
+
+async def test_what_a_look_raises_is_raised(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        await aside((tmp_path / "absent").stat)
 
 
 async def test_a_wrong_statement_is_a_fault_of_the_program(tmp_path, book):
