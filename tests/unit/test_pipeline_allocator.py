@@ -65,6 +65,33 @@ def faults_of_a_piece():
 print(faults_of_a_piece(), faults_of_a_piece())
 """
 
+SMALL = """
+import ctypes
+import numpy as np
+from mover.pipeline.allocator import prepare_heap
+
+class Used(ctypes.Structure):
+    _fields_ = [(str(number), ctypes.c_size_t) for number in range(10)]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Used
+def growth(work):
+    before = getattr(libc.mallinfo2(), "7")
+    work()
+    return getattr(libc.mallinfo2(), "7") - before
+def all_sizes():
+    [np.empty(size, np.uint8) for size in range(1, 1024) for _ in range(7)]
+print(growth(prepare_heap), growth(all_sizes))
+"""
+
+
+@glibc
+def test_what_numpy_keeps_of_small_arrays_is_there_from_the_start():
+    run = subprocess.run([sys.executable, "-c", SMALL], capture_output=True, text=True, check=True)
+    first, later = map(int, run.stdout.split())
+    assert first > 3_000_000
+    assert later < 300_000
+
 
 @glibc
 def test_the_memory_of_a_piece_serves_the_next_one():
