@@ -32,6 +32,7 @@ from mover.cli.sample import Sample
 from mover.cli.trial import memory_bytes
 from mover.clock import SystemClock, stopwatch
 from mover.config import Settings
+from mover.heap import prepare_heap
 from mover.pipeline.flow import Budget
 from mover.pipeline.workers import Workers
 from mover.repository.keys import ScryptCost
@@ -156,6 +157,7 @@ class Soak:
 
     async def run(self, rounds: int, seconds: float, run: Bench) -> None:
         """Until so many rounds and seconds are over."""
+        prepare_heap()
         async with self._opened() as (repository, workers):
             while self.watched.rounds < rounds or stopwatch() - self._began < seconds:
                 number = self.watched.rounds

@@ -192,6 +192,8 @@ class LimitSettings(Section):
     """Free space that a storage container must keep for the snapshot's growth."""
     store_free: Size = GIB
     """Free space that the store must keep, so that it can still be cleaned up."""
+    job_history: Seconds = Field(default=30 * 86400.0, ge=3600)
+    """How long jobs that have ended stay in mover job list; of more than 10,000 the newest. No point needs them."""
 
 
 class HookSettings(Section):

@@ -14,7 +14,7 @@ from tests.support.source import ROOT, Module, functions, imports, modules
 FLOORS: list[set[str]] = [
     {"mover", "mover.errors"},
     {"mover.units", "mover.clock", "mover.files"},
-    {"mover.model", "mover.room"},
+    {"mover.model", "mover.room", "mover.heap"},
     {"mover.config"},
     {"mover.logs", "mover.metrics", "mover.settings"},
     {"mover.hypervisor", "mover.device", "mover.storage"},

@@ -79,6 +79,7 @@ async def node(
             install=install_id(settings.state_dir),
             lanes=Lanes(settings.limits),
             active_jobs=book.active,
+            forget_jobs=partial(book.prune, older_than_s=settings.limits.job_history),
             board=board,
             progress=partial(_tell, board.pulse, progress),
         )

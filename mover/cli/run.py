@@ -22,6 +22,7 @@ from mover import logs
 from mover.cli.console import INTERNAL_EXIT, INTERRUPTED_EXIT, STOPPED_EXIT, Console, LiveStderr, first_error
 from mover.config import Settings
 from mover.errors import JobInterrupted, MoverError, SpaceShort, UsageError, WrongKey
+from mover.heap import prepare_heap
 from mover.settings import load
 
 DEFAULT_FILES = (Path("mover.yaml"), Path("/etc/mover/mover.yaml"))
@@ -122,6 +123,7 @@ def _run_asking(work: Work, session: Session) -> None:
 
 
 def _run(work: Work, session: Session) -> None:
+    prepare_heap()
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
         runner.run(_attended(work, session))

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,8 +60,14 @@ class JobState(StrEnum):
 
 
 ACTIVE = (JobState.QUEUED, JobState.RUNNING)
+_ACTIVE = ["PENDING", "ENQUEUED", "DELAYED"]
+_ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+"""In dbos's words."""
 LISTED = 100
 """Jobs in a list: more would scroll away."""
+_KEPT = 10_000
+"""Attempts that have ended, however young: some 35 KiB each in the state folder."""
+_PRUNED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,10 @@ class JobBook:
         """Ids of jobs that are queued, running, or to be continued."""
         return await self._call(self._active)
 
+    async def prune(self, *, older_than_s: float) -> None:
+        """Forget attempts that ended so long ago, and all but the newest ten thousand that ended."""
+        await self._call(self._prune, self._clock.now() - older_than_s)
+
     async def wait(self, job_id: str) -> Job:
         """The job once it has ended (well or not)."""
         while True:
@@ -189,9 +200,17 @@ class JobBook:
         return sorted(map(_job, rows), key=lambda job: (job.created_at, job.attempt), reverse=True)
 
     def _active(self) -> set[str]:
-        states = ["PENDING", "ENQUEUED", "DELAYED"]
-        rows = self._book().list_workflows(name=WORKFLOW, status=states, load_input=False, load_output=False)
-        return {row.workflow_id.rpartition("-")[0] for row in rows}
+        return {name.rpartition("-")[0] for name in self._names(_ACTIVE)}
+
+    def _prune(self, before: float) -> None:
+        at = datetime.fromtimestamp(before, UTC).isoformat()
+        for which in ({"completed_before": at}, {"offset": _KEPT, "sort_desc": True}):
+            while names := self._names(_ENDED, limit=_PRUNED_AT_ONCE, **which):
+                self._book().delete_workflows(names)
+
+    def _names(self, states: list[str], **which: Any) -> list[str]:
+        rows = self._book().list_workflows(name=WORKFLOW, status=states, load_input=False, load_output=False, **which)
+        return [row.workflow_id for row in rows]
 
 
 def prepare_database(state_dir: Path, *, is_executor: bool = False) -> Path:

@@ -112,6 +112,7 @@ async def reconcile(node: Node, *, apply: bool) -> list[Done]:
         there = {snapshot.uuid for snapshot in seen.leftovers.snapshots}
         node.board.standing.lose_bases([point for uuid, point in seen.bases.items() if uuid not in there])
     await node.ledger.prune(older_than_s=2 * node.settings.prism.snapshot_life)
+    await node.forget_jobs()
     return done
 
 

@@ -128,6 +128,8 @@ class Node:
     lanes: Lanes
     active_jobs: Callable[[], Awaitable[set[str]]]
     """Ids of jobs that run or will be continued: what they made is not to be cleaned up."""
+    forget_jobs: Callable[[], Awaitable[None]]
+    """Those that ended long ago."""
     board: Board
     """What the metrics are fed from."""
     progress: ProgressSink = ignore_progress

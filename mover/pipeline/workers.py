@@ -14,21 +14,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeVar
 
+import numpy as np
+
 from mover.config import DataSettings
 from mover.device.memory import HUGE_BYTES, direct_memory
+from mover.heap import give_back_memory, prepare_heap
 from mover.metrics import BUDGET_BYTES, BUDGET_WAITING, QUEUE_FILL, STAGE_SECONDS
-from mover.pipeline.allocator import give_back_memory, prepare_heap
 from mover.pipeline.channel import Channel, Closed
 from mover.pipeline.diskbuffers import DiskBuffers, SharedPools
 from mover.pipeline.flow import Budget
 from mover.pipeline.lane import Lane
-from mover.units import align_up
+from mover.units import KIB, align_up
 
 T = TypeVar("T")
 
 _SPARE_BUFFERS = 6
 """Buffers of a disk beyond one per reader and compute thread: fewer leave a thread waiting, more gain nothing."""
 
+_NUMPY_BYTES, _NUMPY_KEPT = KIB, 7
+"""NumPy keeps as many freed pieces of each size below, and gives none of them back."""
 _NEVER_FULL = 1 << 16
 """Capacity of the task channels. The bound is elsewhere: each task holds bytes of the Budget."""
 
@@ -73,6 +77,7 @@ class Workers:
         if self._threads:
             raise RuntimeError("the workers run already")
         prepare_heap()
+        _fill_numpys_store()
         for name, channel, count in (
             ("compute", self._compute, self.compute_threads),
             ("restore", self._restore, self.settings.restore_threads),
@@ -171,6 +176,12 @@ def _submit(channel: Channel[tuple[Lane, Work]], lane: Lane, work: Work) -> None
     except Closed:
         lane.leave()
         raise RuntimeError("the workers were stopped while a disk was in work") from None
+
+
+def _fill_numpys_store() -> None:
+    """Its 3.5 MiB at once, side by side: piece by piece over days, each would pin a page of what else was there."""
+    pieces = [np.empty(size, np.uint8) for size in range(1, _NUMPY_BYTES) for _ in range(_NUMPY_KEPT)]
+    pieces.clear()
 
 
 def _serve(channel: Channel[tuple[Lane, Work]]) -> None:

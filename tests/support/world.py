@@ -160,6 +160,9 @@ async def world(
     async def active_jobs() -> set[str]:
         return set(active)
 
+    async def forget_jobs() -> None:
+        """There is no book."""
+
     devices = FakeDevices(fake)
     with Workers(settings.data, budget) as workers:
         node = Node(
@@ -174,6 +177,7 @@ async def world(
             install=install_id(folder),
             lanes=Lanes(settings.limits),
             active_jobs=active_jobs,
+            forget_jobs=forget_jobs,
             board=Board.of(settings.serve, clock, history),
             progress=events.append,
         )

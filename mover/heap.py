@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-import numpy as np
-
-from mover.units import KIB, MIB
+from mover.units import MIB
 
 _LIBC = ctypes.CDLL(None)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -18,12 +16,12 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 64 * MIB
 _PIECE_BYTES = 32 * MIB
 """The most that glibc takes for ``M_MMAP_THRESHOLD``."""
-_NUMPY_BYTES, _NUMPY_KEPT = KIB, 7
-"""NumPy keeps as many freed pieces of each size below, and gives none of them back."""
 
 
 def prepare_heap() -> bool:
     """Threads that start from now on make no heaps of their own, and a block's memory serves the next block.
+
+    A process calls it before its first thread.
 
     glibc would map the memory of each packed and unpacked block anew, and the system clear its pages: an eighth of a
     restore's processor time. Until ``give_back_memory`` what is free stays below what is in use, and up to
@@ -31,15 +29,7 @@ def prepare_heap() -> bool:
     """
     mallopt = getattr(_LIBC, "mallopt", None)
     wanted = ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, _KEPT_BYTES), (_MMAP_THRESHOLD, _PIECE_BYTES))
-    is_set = mallopt is not None and all(mallopt(name, value) == 1 for name, value in wanted)
-    _fill_numpys_store()
-    return is_set
-
-
-def _fill_numpys_store() -> None:
-    """Its 3.5 MiB at once, side by side: piece by piece over days, each would pin a page of what else was there."""
-    pieces = [np.empty(size, np.uint8) for size in range(1, _NUMPY_BYTES) for _ in range(_NUMPY_KEPT)]
-    pieces.clear()
+    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in wanted)
 
 
 def give_back_memory() -> bool:

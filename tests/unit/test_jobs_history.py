@@ -1,0 +1,87 @@
+"""What the book of jobs forgets."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from mover.clock import SystemClock
+from mover.errors import NoSuchVm
+from mover.jobs import book as book_module
+from mover.jobs.book import JobBook
+from mover.jobs.engine import Engine
+
+DAY_S = 86400.0
+
+
+async def double(request, steps):
+    async def step(value):
+        return value * 2
+
+    return {"is": await steps.step("double", step, request["value"])}
+
+
+async def refuse(request, steps):
+    raise NoSuchVm("no VM x", remedy="see")
+
+
+def running(folder, **operations):
+    return Engine.running(folder, operations, side_by_side=2, clock=SystemClock())
+
+
+@pytest.fixture
+async def book(tmp_path):
+    opened = JobBook(tmp_path, clock=SystemClock())
+    yield opened
+    await opened.close()
+
+
+class LaterClock(SystemClock):
+    def now(self):
+        return super().now() + 40 * DAY_S
+
+
+async def test_jobs_that_ended_long_ago_are_forgotten_with_all_that_they_left(tmp_path, book):
+    """Not those that run, nor younger ones."""
+    entered = asyncio.Event()
+
+    async def hold(request, steps):
+        entered.set()
+        await steps.cancellation.unless(asyncio.Event().wait())
+
+    async with running(tmp_path, double=double, refuse=refuse, hold=hold):
+        ended = [await book.submit("double", {"value": 5}), await book.submit("refuse", {})]
+        held = await book.submit("hold", {})
+        for job_id in ended:
+            await book.wait(job_id)
+        await book.retry(ended[1])
+        await book.wait(ended[1])
+        await entered.wait()
+        await book.prune(older_than_s=30 * DAY_S)
+        assert {job.id for job in await book.jobs()} == {*ended, held}
+        later = JobBook(tmp_path, clock=LaterClock())
+        await later.prune(older_than_s=30 * DAY_S)
+        await later.close()
+        assert {job.id for job in await book.jobs()} == {held}
+        written = "\n".join(_dump(tmp_path / "jobs.sqlite"))
+        assert held in written
+        assert not [job_id for job_id in ended if job_id in written]
+
+
+async def test_of_jobs_that_ended_the_newest_are_kept(tmp_path, book, monkeypatch):
+    monkeypatch.setattr(book_module, "_KEPT", 3)
+    monkeypatch.setattr(book_module, "_PRUNED_AT_ONCE", 2)
+    async with running(tmp_path, double=double):
+        ids = [await book.submit("double", {"value": number}) for number in range(8)]
+        for job_id in ids:
+            await book.wait(job_id)
+        await book.prune(older_than_s=30 * DAY_S)
+        assert [job.id for job in await book.jobs()] == ids[:-4:-1]
+
+
+def _dump(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
