@@ -11,6 +11,8 @@ import promql_parser as promql
 from tests.support.promql import OF_PROMETHEUS, PROMETHEUS, exposed, rules
 
 OF_TARGET = {"job", "instance", "cluster"}
+OF_OPERATORS = {"mover:success_age_limit_seconds": {"vm"}}
+"""What operators record by themselves, as rules/thresholds.yml shows it."""
 KEEP = ("topk", "bottomk", "limitk")
 """Aggregations that answer with series of theirs, whole."""
 SETS = ("and", "unless")
@@ -70,6 +72,8 @@ def _of_series(name: str, within: frozenset[str]) -> set[str] | None:
             (_of(promql.parse(rule["expr"]), within | {name}) or set()) | set(rule.get("labels", {})) for rule in made
         ]
         return set.intersection(*each)
+    if name in OF_OPERATORS:
+        return OF_OPERATORS[name]
     return (exposed() | OF_PROMETHEUS)[name] | OF_TARGET
 
 
@@ -98,10 +102,8 @@ def _of_two(node: Any, left: set[str] | None, right: set[str] | None) -> set[str
         return left & right
     if operator in SETS:
         return left
-    if operator in COMPARISONS and not (modifier and modifier.return_bool):
-        return left
     if modifier is None or modifier.matching is None:
-        return left & right
+        return left if operator in COMPARISONS and not (modifier and modifier.return_bool) else left & right
     if modifier.card != promql.VectorMatchCardinality.OneToOne:
         many = left if modifier.card == promql.VectorMatchCardinality.ManyToOne else right
         return many | set(modifier.group_labels or [])

@@ -108,6 +108,8 @@ def test_a_legend_names_labels_that_the_answer_has(query: Query):
         ("mover:threads / on (job) group_left sum by (job) (up)", {"job", "instance", "cluster", "stage", "state"}),
         ("mover:threads / on (job, stage) mover:threads", {"job", "stage"}),
         ("mover:threads * ignoring (state) mover:threads", {"job", "instance", "cluster", "stage"}),
+        ("mover:threads > mover:threads", {"job", "instance", "cluster", "stage", "state"}),
+        ("mover:threads > on (job) up", {"job"}),
         ("mover:vm_gone", {"cluster", "vm"}),
         ('label_replace(sum(up), "way", "in", "", "")', {"way"}),
     ],

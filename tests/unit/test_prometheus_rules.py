@@ -9,6 +9,7 @@ import promql_parser
 import pytest
 
 from tests.support.programs import needs
+from tests.support.promlabels import labels_of
 from tests.support.promql import PROMETHEUS, file_of, recorded, rules, selected, unknown
 
 ALERTS = rules("alerts.yml")
@@ -108,6 +109,14 @@ def test_every_alert_is_graded_said_and_explained(rule):
     for word in ("**Look", "**Leave it:**"):
         assert word in section[1]
     assert "**Do:**" in section[1] or "**Look, do:**" in section[1]
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_names_labels_that_it_has(rule):
+    """Prometheus writes nothing in the place of a label that an aggregation took away."""
+    texts = "".join(rule["annotations"].values())
+    named = set(re.findall(r"\$labels\.(\w+)", texts))
+    assert named <= (labels_of(rule["expr"]) or set()) | rule["labels"].keys()
 
 
 def test_the_runbook_explains_no_alert_that_is_gone():
