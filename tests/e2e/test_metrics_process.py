@@ -30,8 +30,8 @@ def shared(tmp_path_factory, certificates):
 class Daemon:
     """A running ``serve``, seen by its scrapes alone."""
 
-    def __init__(self, desk: Any) -> None:
-        desk.write(serve={"port": 0})
+    def __init__(self, desk: Any, **serve: Any) -> None:
+        desk.write(serve={"port": 0, **serve})
         self.process = Process(desk, "serve")
         self.url = self.process.until("Serving http").split()[1].rstrip(";")
 
@@ -58,8 +58,8 @@ class Daemon:
 
 
 @contextmanager
-def daemon(desk: Any, ended_by: signal.Signals = signal.SIGTERM):
-    running = Daemon(desk)
+def daemon(desk: Any, ended_by: signal.Signals = signal.SIGTERM, **serve: Any):
+    running = Daemon(desk, **serve)
     try:
         yield running
     finally:
@@ -152,6 +152,32 @@ def test_what_other_commands_find_and_what_failed_outlives_restarts(desk):
         assert (again[FAILURE], again[VERIFIED], again[SUCCESS]) == (seen[FAILURE], seen[VERIFIED], seen[SUCCESS])
         assert jobs(again)[1] == 0
     assert desk.points() == [point["point"]]
+
+
+def disks_with_series(seen: dict[str, float]) -> set[str]:
+    """Whatever of a disk's is still exposed, by disk."""
+    return {name.partition("{disk=")[2].partition("}")[0] for name in seen if name.startswith("mover_disk_")}
+
+
+def test_series_of_disks_are_capped_and_end_after_their_grace_and_totals_stay(desk):
+    """Nobody else asks for the end of a series: no other disk begins, and the daemon idles."""
+    desk.fresh()
+    total = "mover_bytes_total{stage=read}"
+    with daemon(desk, disk_series=1, series_grace="1s") as running:
+        assert not disks_with_series(running.scrape())
+        order(desk)
+        seen = [running.until(disks_with_series)]
+
+        def is_over(scrape: dict[str, float]) -> bool:
+            seen.append(scrape)
+            return jobs(scrape)[0] == 1 and not disks_with_series(scrape)
+
+        end = running.until(is_over)
+        assert max(len(disks_with_series(scrape)) for scrape in seen) == 1
+        assert end["mover_series_dropped_total"] == 1
+        totals = [scrape[total] for scrape in seen]
+        assert totals == sorted(totals)
+        assert end[total] >= sum(disk.size_bytes for disk in TWO.disks)
 
 
 def test_an_address_that_cannot_be_had_is_said_before_a_job_goes_on(desk):
