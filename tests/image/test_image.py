@@ -6,16 +6,18 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import mover
 from tests.support.commandline import ONE
 from tests.support.commandline import desk as new_desk
-from tests.support.containers import IMAGE, RIGHTS, Containers, source_tree, unusable
+from tests.support.containers import BASE, IMAGE, RIGHTS, SOURCE, Containers, source_tree, unusable
 from tests.support.servers import free_ports
 from tests.support.source import ROOT
 
@@ -64,6 +66,8 @@ def test_labels_say_what_it_is(config):
     labels = {name.removeprefix("org.opencontainers.image."): text for name, text in config["Labels"].items()}
     assert (labels["version"], labels["revision"]) == (mover.__version__, REVISION)
     assert (labels["title"], labels["licenses"]) == ("mover", "Apache-2.0")
+    assert (labels["source"], labels["base.name"]) == (SOURCE, BASE)
+    assert "Nutanix AHV" in labels["description"]
 
 
 def test_it_is_a_daemon_of_an_ordinary_user_that_can_be_asked_and_told(config):
@@ -114,6 +118,32 @@ def _files(layers: Path) -> list[str]:
 
 def _archives(layers: Path) -> list[tarfile.TarFile]:
     return [tarfile.open(path) for path in layers.iterdir() if path.is_file() and tarfile.is_tarfile(path)]
+
+
+def test_its_own_layer_is_as_small_as_the_readme_says(layers):
+    """Beyond the base, which is the operator's choice."""
+    (said,) = re.findall(r"(\d+) MiB beyond its base", README.read_text("utf-8"))
+    own = sum(member.size for archive in _archives(layers) for member in archive if member.name.startswith("opt/"))
+    assert own <= int(said) << 20, f"{own / (1 << 20):.0f} MiB"
+
+
+def test_every_locked_package_has_a_wheel_for_the_other_architecture(tmp_path):
+    """pip asks the index, and downloads nothing but what the wheels say of themselves."""
+    there = {"platform_machine": "aarch64", "sys_platform": "linux"}
+    blocks = re.split(r"\n(?=\w)", (ROOT / "deploy/requirements.lock").read_text("utf-8"))
+    named = [Requirement(block.partition("\\")[0]) for block in blocks]
+    lock = tmp_path / "lock"
+    pairs = list(zip(named, blocks, strict=True))
+    lock.write_text("\n".join(text for one, text in pairs if one.marker is None or one.marker.evaluate(there)))
+    glibc = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, 37)]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report", tmp_path / "report.json"]
+    command += ["--no-deps", "--ignore-installed", "--target", tmp_path / "none", "--only-binary=:all:"]
+    command += [*glibc, "--platform=manylinux2014_aarch64", "--python-version=3.11", "--require-hashes", "-r", lock]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = [one["download_info"]["url"] for one in json.loads((tmp_path / "report.json").read_text())["install"]]
+    assert sum("aarch64" in url for url in found) > 10
+    assert len(found) > 40
 
 
 @pytest.mark.parametrize("base", ["", "debian:12-slim", "docker.io/library/debian:12-slim@sha256:abc"])

@@ -14,6 +14,7 @@ from mover.clock import pause, stopwatch
 from tests.support.source import ROOT
 
 BASE, IMAGE = "localhost/mover-test-base", "localhost/mover-test"
+SOURCE = "https://example.org/mover"
 PATIENCE_S = 500
 _CONTEXT = ("mover", "pyproject.toml", "README.md", "LICENSE", "deploy/requirements.lock", "deploy/container")
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -89,6 +90,7 @@ class Containers:
             "BUILD_OPTIONS": "--isolation chroot",
             "PIP_CERT": str(certificates),
             "REVISION": revision,
+            "SOURCE": SOURCE,
             "MOVER_PRISM__PASSWORD": canary,
         }
         scripts = source / "deploy/container"
