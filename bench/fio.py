@@ -16,7 +16,8 @@ def version() -> str | None:
     """None when it is not installed."""
     if shutil.which("fio") is None:
         return None
-    return subprocess.run(["fio", "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    said = subprocess.run(["fio", "--version"], check=True, capture_output=True, text=True).stdout
+    return said.strip().removeprefix("fio-")
 
 
 def jobs(*wanted: Sequence[str]) -> list[dict[str, Any]]:

@@ -76,7 +76,12 @@ def _parts(results: Results, found: Sequence[Picture]) -> Iterator[dict[str, Any
     drawn = {picture.title: picture for picture in found}
     for name in dict.fromkeys(series.name for series in results.series):
         same = [series for series in results.series if series.name == name]
-        yield {"name": name, "picture": _embedded(drawn.get(name)), "rows": [_row(series) for series in same]}
+        yield {
+            "name": name,
+            "picture": _embedded(drawn.get(name)),
+            "rows": [_row(series) for series in same],
+            "has_goal": any(series.target is not None for series in same),
+        }
 
 
 def _embedded(picture: Picture | None) -> dict[str, str] | None:

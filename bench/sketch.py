@@ -26,7 +26,8 @@ from bench.seal import Work, bare, spread
 from mover.repository.zero import is_zero
 from mover.units import KIB, MIB, format_rate, parse_size
 
-LEVELS = (-5, -1, 1, 3, 6)
+LEVELS = (1, 3, 6, -1, -5)
+SIZES, DEPTHS = (256 * KIB, MIB, 4 * MIB), (1, 4, 16)
 Make = Callable[[], Work]
 
 
@@ -96,7 +97,7 @@ def compute(run: Bench, *, counts: Sequence[int], levels: Sequence[int], samples
 
 def disk(run: Bench, path: Path | None, folder: Path | None, *, volume: int, samples: int, quick: bool) -> None:
     """Reads of the device, or of a file in the folder; puts and gets of a store in the folder."""
-    sizes, depths = ((256 * KIB,), (2,)) if quick else ((MIB,), (1, 4, 16))
+    sizes, depths = (SIZES[:2], DEPTHS[:2]) if quick else (SIZES, DEPTHS)
     with work_folder(folder, volume + store.Load().volume_bytes * 2) as place:
         source = path or place / "disk.raw"
         if path is None:
@@ -148,7 +149,7 @@ def main(
         run.results.versions["fio"] = fio.version() or "none"
         cores = len(os.sched_getaffinity(0))
         how = {"blocks": 4, "size": 64 * KIB} if quick else {"blocks": 64, "size": MIB}
-        levels = (1,) if quick else LEVELS
+        levels = LEVELS[:2] if quick else LEVELS
         samples = 1 if quick else samples
         run.say("memory, hash, zstd, AES")
         compute(run, counts=thread_counts(cores), levels=levels, samples=samples, **how)

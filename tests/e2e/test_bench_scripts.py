@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -24,7 +25,10 @@ from tests.support.programs import needs
 from tests.support.source import ROOT
 
 SCRIPTS = {
-    "sketch": {"hash.rate", "zstd.rate", "aes_gcm.rate", "memory.copy.rate", "device.read.rate", "store.put.rate"},
+    "sketch": {
+        *("hash.rate", "zstd.rate", "zstd.ratio", "unzstd.rate", "aes_gcm.rate", "memory.copy.rate"),
+        *("device.read.rate", "store.put.rate", "store.get.rate"),
+    },
     "device": {"device.read.rate", "device.read.cpu"},
     "seal": {"seal.bare.rate", "seal.new.cpu", "seal.known.cpu", "seal.open.rate"},
     "store": {"store.put.rate", "store.get.latency", "store.range.cpu", "store.list.name"},
@@ -72,12 +76,26 @@ def test_each_script_measures_what_it_says(script, tmp_path):
     assert all(sample >= 0 for series in results.series for sample in series.samples)
 
 
+def test_a_sketch_has_a_figure_for_each_size_depth_and_level_and_says_what_bounds_a_full(tmp_path):
+    results = quick("sketch", tmp_path)
+
+    def tried(name: str, param: str) -> set[object]:
+        return {series.params[param] for series in results.series if series.name == name}
+
+    several = [tried("device.read.rate", "size_bytes"), tried("device.read.rate", "depth"), tried("zstd.rate", "level")]
+    assert all(len(values) > 1 for values in several), several
+    assert results.notes[-1].startswith("so a full backup here cannot go beyond")
+    assert not results.versions["fio"].startswith("fio")
+
+
 def test_what_s3_costs_is_counted_beside_the_folder_and_the_server(tmp_path):
     results = quick("object_cost", tmp_path)
     cpu = {series.name: series.samples[0] for series in results.series}
     assert cpu["object_cost.beyond"] == pytest.approx(cpu["object_cost.s3.cpu"] - cpu["object_cost.folder.cpu"])
     assert cpu["object_cost.server.cpu"] > 0
     assert cpu["object_cost.s3.peak"] > 32 << 20
+    bounded = {series.name for series in results.series if series.target is not None}
+    assert bounded == {"object_cost.beyond", "object_cost.s3.peak"}
 
 
 @pytest.mark.root
@@ -148,6 +166,43 @@ def test_without_root_there_are_no_loop_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with loop_of(tmp_path / "none", 512) as device:
         assert device is None
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody else needs root")
+@needs("setpriv")
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("device", "no loop device with sectors of 512 bytes and direct I/O here (it takes root)"),
+        ("soak", "not root: the disk is a file with direct I/O, no loop devices come and go"),
+    ],
+)
+def test_to_another_user_a_bench_says_what_it_does_without(script, said, tmp_path):
+    """That user may read everything, so as to find Python and this checkout."""
+    os.chown(tmp_path, 65534, 65534)
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    command += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    command += [sys.executable, "-m", f"bench.{script}", "--quick", "--folder", str(tmp_path / "work")]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@needs("fio")
+def test_small_extents_without_root_need_a_file_system_with_reflinks(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("bench.extents.fcntl.ioctl", refuse)
+    code, said = run("extents", "--quick", "--folder", tmp_path / "work")
+    assert code == UsageError.exit_code
+    assert "has no reflinks" in said
+    assert "Run as root, or name a --folder on XFS or Btrfs." in said
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_all(tmp_path, capsys):
     assert "&lt;script&gt;" in page
     assert page.count("data:image/png") == 6
     assert "Targets missed: test.bars" in page
+    assert page.count("<th>target</th>") == 1, "a column of nothing"
     images = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
     assert set(images) == {f"test-test.{name}.png" for name in ("lines", "bars", "rounds")}
     assert all(png.startswith(b"\x89PNG") for png in images.values())
