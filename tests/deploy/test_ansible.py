@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,36 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from mover.device import guard_lvm
+from tests.support.ansible import ANSIBLE, AS_ROOT, FOLDER, SETTINGS, start
 from tests.support.commandline import ONE, PASSPHRASE, Desk
 from tests.support.commandline import desk as new_desk
 from tests.support.loopback import needs_loops
-from tests.support.programs import needs
 from tests.support.proxyvm import ProxyVm, needs_vm, proxy_vm
 from tests.support.source import ROOT
 
-FOLDER = ROOT / "deploy/ansible"
-PROGRAMS = os.pathsep.join([str(Path(sys.executable).parent.parent / "ansible/bin"), os.environ["PATH"]])
-ANSIBLE = pytest.mark.skipif(
-    shutil.which("ansible-playbook", path=PROGRAMS) is None, reason="ansible-core is not installed: make test"
-)
 THERE = "/srv/lab"
 """Where the stand-in of a Proxy VM sees the lab's folder."""
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="the role asks this machine as root")
-
-
-def start(
-    program: str, *arguments: str | Path, home: Path, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """One of Ansible's programs, with nothing of this user's own settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")} | (environment or {})
-    environment = {**kept, "PATH": PROGRAMS, "ANSIBLE_HOME": str(home / "ansible"), "ANSIBLE_NOCOLOR": "1"}
-    environment |= {"ANSIBLE_LOCAL_TEMP": str(home / "ansible/tmp"), "NO_COLOR": "1"}
-    found = shutil.which(program, path=PROGRAMS)
-    assert found
-    return subprocess.run(
-        [found, *arguments], cwd=FOLDER, env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
 
 
 class Playbook:
@@ -78,10 +55,6 @@ class Playbook:
         assert "changed=0" in said, said
 
 
-SETTINGS: dict[str, Any] = {
-    "prism": {"url": "https://192.0.2.1:9440", "username": "backup"},
-    "repository": {"url": "/backup"},
-}
 SECRETS = {"prism-password": "well kept", "passphrase": PASSPHRASE}
 
 
@@ -246,98 +219,6 @@ def asked_about_mounts(
     else:
         done = start("ansible-playbook", *arguments, home=tmp_path, environment=environment)
     return done, " ".join(done.stdout.split())
-
-
-ONLY_TEMPLATES = """
-- hosts: mover
-  gather_facts: false
-  tasks:
-    - ansible.builtin.include_role: {name: mover, tasks_from: look, public: true}
-    - ansible.builtin.template: {src: "{{ role }}/templates/{{ item }}.j2", dest: "{{ into }}/"}
-      loop: [lvmlocal.conf, mover.container, mover-state.volume, repository-folder.conf]
-"""
-
-
-def written(tmp_path: Path, **variables: Any) -> dict[str, str]:
-    """What the role makes of its templates, by file."""
-    into = tmp_path / "into"
-    into.mkdir()
-    (tmp_path / "only.yml").write_text(ONLY_TEMPLATES)
-    (tmp_path / "inventory").write_text(
-        f"[mover]\nproxy1 ansible_connection=local ansible_python_interpreter={sys.executable}\n"
-    )
-    places = {"mover_root": str(ROOT / "deploy"), "role": str(FOLDER / "roles/mover"), "into": str(into)}
-    words = {"mover_settings": SETTINGS, **places, **variables}
-    environment = {"ANSIBLE_ROLES_PATH": str(FOLDER / "roles")}
-    arguments = ("-i", tmp_path / "inventory", "-e", json.dumps(words), tmp_path / "only.yml")
-    done = start("ansible-playbook", *arguments, home=tmp_path, environment=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {path.name.removesuffix(".j2"): path.read_text("utf-8") for path in into.iterdir()}
-
-
-@ANSIBLE
-def test_filters_take_the_nodes_own_volumes_and_nothing_that_begins_alike(tmp_path: Path):
-    own = [f"/dev/disk/by-id/wwn-0x65{'0' * 29}{number}-part3" for number in (1, 2)]
-    made = written(tmp_path, mover_lvm_way="filters", mover_lvm_own=own)["lvmlocal.conf"]
-    settings = guard_lvm.parse_lvm(made)
-    assert settings.use_devices_file is None
-    assert settings.filter == settings.global_filter == (*(f"a|^{path}$|" for path in own), "r|.*|")
-    assert all(guard_lvm.verdict(settings.filter, [path])[0] for path in own)
-    assert not guard_lvm.verdict(settings.filter, [f"{own[0]}1", "/dev/sdb"])[0]
-
-
-@ANSIBLE
-def test_without_volumes_of_its_own_a_node_filters_everything_or_keeps_a_devices_file(tmp_path: Path):
-    for way, file in (("filters", "lvmlocal-filters.conf"), ("devicesfile", "lvmlocal-devicesfile.conf")):
-        (tmp_path / way).mkdir()
-        made = written(tmp_path / way, mover_lvm_way=way)["lvmlocal.conf"]
-        assert made.strip() == (ROOT / "deploy/lvm" / file).read_text("utf-8").strip()
-
-
-@AS_ROOT
-@needs("lvm")
-@pytest.mark.parametrize(
-    ("text", "is_taken"),
-    [
-        ((ROOT / "deploy/lvm/lvmlocal-filters.conf").read_text("utf-8"), True),
-        ((ROOT / "deploy/lvm/lvmlocal-devicesfile.conf").read_text("utf-8"), True),
-        ('devices { filter = [ "|^/dev/sda$|", "r|.*|" ] }', False),
-        ("devices { filter = [ 3 ] }", False),
-        ("devices {", False),
-    ],
-    ids=["filters", "devices file", "no pattern", "no strings", "no end"],
-)
-def test_what_lvm_would_not_take_does_not_replace_what_it_has(tmp_path: Path, text: str, is_taken: bool):
-    """The role's own check, by this machine's LVM."""
-    tasks = yaml.safe_load((FOLDER / "roles/mover/tasks/lvm.yml").read_text())
-    (task,) = [task["ansible.builtin.blockinfile"] for task in tasks if task["name"] == "Tell LVM"]
-    (tmp_path / "lvmlocal.conf").write_text(text)
-    command = shlex.split(task["validate"] % (tmp_path / "lvmlocal.conf"))
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode == 0) == is_taken, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["lvmlocal.conf"]
-
-
-@ANSIBLE
-def test_the_containers_unit_gets_the_image_and_the_repositorys_folder(tmp_path: Path):
-    shipped = (ROOT / "deploy/systemd/mover.container").read_text("utf-8")
-    made = written(tmp_path, mover_lvm_way="filters", mover_image="registry.example/mover:1")
-    added = set(made["mover.container"].splitlines()) - set(shipped.splitlines())
-    assert added == {"Image=registry.example/mover:1", "Volume=/backup:/backup", "RequiresMountsFor=/backup"}
-    assert set(shipped.splitlines()) - set(made["mover.container"].splitlines()) == {"Image=localhost/mover:latest"}
-    unit, container = made["mover.container"].split("[Container]")
-    assert "RequiresMountsFor=/backup" in unit
-    assert "Volume=/backup:/backup" in container.split("[Service]")[0]
-    assert made["mover-state.volume"].strip() == (ROOT / "deploy/systemd/mover-state.volume").read_text("utf-8").strip()
-    assert "ReadWritePaths=-/backup" in made["repository-folder.conf"]
-
-
-@ANSIBLE
-def test_a_bucket_gives_the_containers_unit_no_folder(tmp_path: Path):
-    bucket = {**SETTINGS, "repository": {"url": "s3://bucket/prefix"}}
-    made = written(tmp_path, mover_lvm_way="filters", mover_settings=bucket)["mover.container"]
-    assert made.strip() == (ROOT / "deploy/systemd/mover.container").read_text("utf-8").strip()
 
 
 # --- on a Debian that was booted for it ----------------------------------------------------
