@@ -103,6 +103,8 @@ def test_a_backup_is_seen_as_it_reports_itself_and_a_dead_node_is_told(verified,
         )
         reported = ordered(desk, "backup", "slow", "--full")["points"][0]
         agrees_with_the_report(prometheus, reported)
+        compressing = 'max_over_time(mover:bottleneck{stage="compute"}[5m])'
+        until(lambda: prometheus.value(compressing) == 1, what="the slow compression to be named as the bottleneck")
         ordered(desk, "restore", "slow", "--name", "slow-again")
         every_panel_has_data(prometheus, began)
         until(lambda: prometheus.firing() == set(), what="silence")
