@@ -63,7 +63,8 @@ def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_ctrl_c_prints_what_was_found_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_ends_it_early_prints_what_was_found_and_leaves_nothing(tmp_path, number, code):
     settings = tmp_path / "mover.yaml"
     settings.write_text("data:\n  readers: 2\n")
     work = tmp_path / "work"
@@ -71,9 +72,9 @@ def test_ctrl_c_prints_what_was_found_and_leaves_nothing(tmp_path):
     command += ["--only", "data.readers", "--write", str(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert next(line for line in process.stderr if "round 1" in line)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Interrupted: what was found until then. Nothing was written." in out
     assert "too little was measured to propose others" in out
     assert "nothing was faster" not in out
