@@ -193,6 +193,7 @@ def main(
     out: Out = None,
 ) -> None:
     """Read a disk, or a file made for it: by fio, by threads, by the pipeline."""
+    samples = 2 if quick else samples
     settings = settings_of(device=device, folder=folder, size=size, samples=samples, order_random=is_random)
     with bench("device", out, quick=quick, **settings) as run:
         volume = min(parse_size(size), 4 * MIB) if quick else parse_size(size)
@@ -200,7 +201,7 @@ def main(
         what: dict[str, Any] = {
             "sizes": sizes,
             "depths": depths,
-            "samples": 2 if quick else samples,
+            "samples": samples,
             "is_random": is_random,
         }
         run.results.versions["fio"] = fio.version() or "none"

@@ -223,11 +223,11 @@ def main(
     out: Out = None,
 ) -> None:
     """Copy more and more disks at once; say where the rate flattens and why."""
+    samples, seconds = (1, 0.02) if quick else (samples, seconds)
     named = settings_of(folder=folder, depth=depth, budget=budget, seconds=seconds, samples=samples)
     with bench("scale", out, quick=quick, **named) as run:
         counts, late = _numbers("--disks", disks), _numbers("--latencies", latencies)
         data = DataSettings(readers=depth, budget=parse_size(budget))
-        samples, seconds = (1, 0.02) if quick else (samples, seconds)
         pool = content.blocks(MIB, 2 if quick else 32)
         with work_folder(folder, VOLUME["new"]) as place:
             for number in range(samples):

@@ -132,9 +132,10 @@ def main(
     out: Out = None,
 ) -> None:
     """Seal and open blocks in memory: by block size, zstd level, threads."""
+    samples = 2 if quick else samples
     with bench("seal", out, quick=quick, volume_mib=volume, samples=samples) as run:
         counts = thread_counts(len(os.sched_getaffinity(0)))
-        for number in range(2 if quick else samples):
+        for number in range(samples):
             run.say(f"sample {number + 1}")
             if quick:
                 measure(run, sizes=(4 * KIB, 64 * KIB), levels=(1,), counts=(1, 2), volume=512 * KIB)

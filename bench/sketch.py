@@ -144,18 +144,17 @@ def main(
     out: Out = None,
 ) -> None:
     """Measure this machine's limits and say what follows."""
+    size, samples = ("1MiB", 1) if quick else (size, samples)
     settings = settings_of(device=device_path, folder=folder, size=size, samples=samples)
     with bench("sketch", out, quick=quick, **settings) as run:
         run.results.versions["fio"] = fio.version() or "none"
         cores = len(os.sched_getaffinity(0))
         how = {"blocks": 4, "size": 64 * KIB} if quick else {"blocks": 64, "size": MIB}
         levels = LEVELS[:2] if quick else LEVELS
-        samples = 1 if quick else samples
         run.say("memory, hash, zstd, AES")
         compute(run, counts=thread_counts(cores), levels=levels, samples=samples, **how)
         run.say("disk and store")
-        volume = MIB if quick else parse_size(size)
-        disk(run, device_path, folder, volume=volume, samples=samples, quick=quick)
+        disk(run, device_path, folder, volume=parse_size(size), samples=samples, quick=quick)
         for line in sketch(run, cores):
             run.note(line)
 

@@ -203,9 +203,9 @@ def main(
     out: Out = None,
 ) -> None:
     """Put, get, get ranges of, and list what a repository would."""
+    load, samples = (QUICK, 2) if quick else (Load(), samples)
     named = settings_of(folder=folder, s3=s3, url=url, samples=samples)
     with bench("store", out, quick=quick, **named) as run:
-        load, samples = (QUICK, 2) if quick else (Load(), samples)
         run.results.settings["load"] = {name: getattr(load, name) for name in load.__slots__}
         if url:
             given = _options(option or [])

@@ -34,7 +34,7 @@ def value(number: float, unit: Unit) -> str:
         case "ratio":
             return f"{number:.2f} x"
         case "count":
-            return f"{number:.4g}"
+            return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def _seconds(number: float) -> str:

@@ -74,6 +74,7 @@ def test_each_script_measures_what_it_says(script, tmp_path):
     assert {series.name for series in results.series} >= SCRIPTS[script]
     assert "a quick run: the sizes are too small for figures" in results.notes
     assert all(sample >= 0 for series in results.series for sample in series.samples)
+    assert results.settings.get("samples", 0) <= max(len(series.samples) for series in results.series)
 
 
 def test_a_sketch_has_a_figure_for_each_size_depth_and_level_and_says_what_bounds_a_full(tmp_path):

@@ -91,6 +91,8 @@ def test_a_result_that_cannot_be_written_leaves_nothing(tmp_path):
         (2.5, "ratio", "2.50 x"),
         (1 << 20, "bytes", "1.00 MiB"),
         (0, "B/s", "0"),
+        (12034, "count", "12,034"),
+        (36.25, "count", "36.25"),
     ],
 )
 def test_values_in_words(number, unit, said):
