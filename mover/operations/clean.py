@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,21 @@ class Done:
         }
 
 
-async def look(node: Node, *, ended_job: str | None = None) -> Observed:
-    """Gather what a plan needs. ended_job: count this job as over although it still runs."""
+async def look(node: Node, *, ended_job: str | None = None, vm_uuid: str = "") -> Observed:
+    """Gather what a plan needs.
+
+    ended_job: count this job as over although it still runs. Of snapshots only its own are then looked at, and those
+    of ``vm_uuid``: at the end of each job the points of all VMs would be read.
+    """
     active = await node.active_jobs() - {ended_job}
     entries = [entry for entry in await node.ledger.entries() if entry.is_open or _may_linger(entry)]
+    vms = None
+    if ended_job is not None:
+        vms = {vm_uuid, *(_vm_of(entry) for entry in entries if entry.job == ended_job)}
+        entries = [entry for entry in entries if entry.kind is not Kind.SNAPSHOT or _vm_of(entry) in vms]
     named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.is_open and "vm_uuid" in entry.facts}
     made = {entry.identity for entry in entries if entry.is_open and entry.kind is Kind.VM and entry.identity}
-    bases, points = await _bases(node)
+    bases, points = await _bases(node, vms)
     leftovers = await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid)
     return Observed(
         now=node.clock.now(),
@@ -77,11 +85,22 @@ def _may_linger(entry: Entry) -> bool:
     return (entry.kind, entry.state) in ((Kind.SNAPSHOT, State.GONE), (Kind.VM, State.GIVEN))
 
 
-async def _bases(node: Node) -> tuple[dict[str, str] | None, list[PointSummary]]:
-    """Snapshot → point, for the newest base of each VM (None: the repository cannot say); and all points."""
+def _vm_of(entry: Entry) -> str:
+    """Of whose disks a snapshot is; empty for other kinds."""
+    return str(entry.facts.get("vm_uuid", "")) if entry.kind is Kind.SNAPSHOT else ""
+
+
+async def _bases(node: Node, vms: Collection[str] | None) -> tuple[dict[str, str] | None, list[PointSummary]]:
+    """Snapshot → point, for the newest base of each VM (None: the repository cannot say); and all points.
+
+    vms: of these alone; None: of all.
+    """
     by_vm: dict[str, list[PointSummary]] = {}
     try:
-        points = await node.repository.points()
+        if vms is None:
+            points = await node.repository.points()
+        else:
+            points = [point for uuid in sorted(vms) if uuid for point in await node.repository.points(uuid)]
         for point in points:
             by_vm.setdefault(point.vm_uuid, []).append(point)
         newest = [base for base in map(newest_base, by_vm.values()) if base is not None]
@@ -157,7 +176,7 @@ async def settle(node: Node, job: str, *, vm_uuid: str = "") -> list[Action]:
     Never raises for what the cluster or the store answers: the ledger keeps it for the next time.
     """
     try:
-        plan = make_plan(await look(node, ended_job=job))
+        plan = make_plan(await look(node, ended_job=job, vm_uuid=vm_uuid))
     except MoverError as error:
         _LOG.warning("cleaning up is put off", error=error.message)
         return [Action(Verb.WAIT, entry.kind, error.message, job=job) for entry in await node.ledger.open_entries(job)]

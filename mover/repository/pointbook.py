@@ -45,7 +45,7 @@ class PointBook:
 
     async def find_point(self, text: str) -> PointSummary:
         """By full id, the beginning of one, VM name, or ``name@latest``. Raises NoSuchPoint, AmbiguousName, Damaged."""
-        return points.choose(await self.points(), text)
+        return await points.find_point(self._store, self._secrets, text)
 
     async def load(self, point: PointSummary | str) -> RestorePoint:
         """The whole manifest; a text is looked up as ``find_point`` does. Raises Damaged, NoSuchPoint."""

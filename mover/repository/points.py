@@ -21,8 +21,22 @@ READS_IN_FLIGHT = 8
 
 async def list_points(store: Store, secrets: Secrets, vm_uuid: str | None = None) -> list[PointSummary]:
     """Newest last. A manifest that cannot be read is listed with its ``problem``."""
+    return await _lines(store, secrets, await _infos(store, vm_uuid))
+
+
+async def find_point(store: Store, secrets: Secrets, text: str) -> PointSummary:
+    """What ``choose`` finds among all; by a full id, which jobs use, no other point's manifest is read."""
+    infos = await _infos(store)
+    named = [info for info in infos if (layout.point_of(info.name) or ("", ""))[1] == text]
+    return choose(await _lines(store, secrets, named) or await _lines(store, secrets, infos), text)
+
+
+async def _infos(store: Store, vm_uuid: str | None = None) -> list[ObjectInfo]:
     prefix = layout.POINTS if vm_uuid is None else layout.point_name(vm_uuid, "x")[:-1]
-    infos = [info async for info in store.list(prefix) if layout.point_of(info.name)]
+    return [info async for info in store.list(prefix) if layout.point_of(info.name)]
+
+
+async def _lines(store: Store, secrets: Secrets, infos: Sequence[ObjectInfo]) -> list[PointSummary]:
     lines = await side_by_side(partial(_line, store, secrets), infos, at_once=READS_IN_FLIGHT)
     found = [line for line in lines if line is not None]
     return sorted(found, key=lambda point: (point.created_at, point.id))

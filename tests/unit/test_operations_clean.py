@@ -262,6 +262,31 @@ async def test_an_intent_lives_as_long_as_the_settings_let_its_call_take(w):
     assert [item.action.verb for item in await reconcile(node, apply=True)] == [Verb.CLOSE]
 
 
+async def test_ended_jobs_are_forgotten_where_it_cleans_up_and_not_where_it_looks(w):
+    calls = []
+
+    async def forget_jobs():
+        calls.append(1)
+
+    node = dataclasses.replace(w.node, forget_jobs=forget_jobs)
+    await reconcile(node, apply=False)
+    assert calls == []
+    await reconcile(node, apply=True)
+    assert calls == [1]
+
+
+async def test_the_end_of_a_job_reads_nothing_of_other_vms(w):
+    web, other = (w.hypervisor.add_vm(name, [BLOCK]) for name in ("web", "other"))
+    await w.backup(other)
+    await w.backup(web)
+    w.store.calls.clear()
+    await w.backup(web)
+    assert [call for call in w.store.calls if f"points/{web.uuid}" in call]
+    assert [call for call in w.store.calls if other.uuid in call] == []
+    assert {snapshot.vm_uuid for snapshot in w.hypervisor.state.snapshots.values()} == {web.uuid, other.uuid}
+    assert w.ours()["snapshots"] == 2
+
+
 async def test_a_clone_that_shows_up_after_its_intent_was_closed_is_detached(w):
     await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
     path = next(iter(w.hypervisor.state.snapshots.values())).files[0].path

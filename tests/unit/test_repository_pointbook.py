@@ -14,10 +14,12 @@ from mover.repository.keys import Descriptor, Secrets, decode_descriptor
 from mover.repository.layout import Cipher
 from mover.repository.pointbook import PointBook
 from mover.storage.memory import MemoryStore
+from mover.storage.protocol import Store
+from tests.support.faultystore import FaultyStore
 from tests.support.repositories import PASSPHRASE, VM, backup, blocks_of, flip, make, open_in, overwrite
 
 
-async def book_of(store: MemoryStore, folder: Path, passphrase: str | None = PASSPHRASE) -> PointBook:
+async def book_of(store: Store, folder: Path, passphrase: str | None = PASSPHRASE) -> PointBook:
     return await PointBook.open(store, passphrase=passphrase, cache_dir=folder)
 
 
@@ -35,6 +37,22 @@ async def test_it_sees_at_once_what_a_repository_commits_damages_and_deletes(tmp
     assert {(point.id, bool(point.problem)) for point in await book.points()} == {("p2", True), ("p3", False)}
     with pytest.raises(NoSuchPoint):
         await book.load("p1")
+    await repository.close()
+
+
+async def test_a_point_is_found_by_its_full_id_without_a_look_into_others(tmp_path: Path):
+    """A job loads its base so; there may be tens of thousands."""
+    store = FaultyStore(await make())
+    book, repository = await book_of(store, tmp_path / "book"), await open_in(store, tmp_path / "whole")
+    for name in ("p1", "p2", "p11"):
+        await backup(repository, blocks_of(1, 2), name)
+    store.calls.clear()
+    assert (await book.find_point("p1")).id == "p1"
+    assert [call.split()[-1] for call in store.calls if "get" in call] == [layout.point_name(VM, "p1")]
+    assert (await book.find_point("p11")).id == "p11"
+    assert (await book.find_point("p2")).id == "p2"
+    with pytest.raises(NoSuchPoint):
+        await book.find_point("q")
     await repository.close()
 
 
