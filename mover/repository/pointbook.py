@@ -22,8 +22,9 @@ from mover.storage.protocol import Store
 class PointBook:
     """Lists, finds, loads and forgets points. Used on one loop; the store stays the caller's."""
 
-    def __init__(self, store: Store, secrets: Secrets) -> None:
-        self._store, self._secrets = store, secrets
+    def __init__(self, store: Store, secrets: Secrets, lines: points.Lines | None = None) -> None:
+        """lines: what was read before is not read again for its life; None: everything is, each time."""
+        self._store, self._secrets, self._lines = store, secrets, lines
 
     @classmethod
     async def open(
@@ -41,7 +42,7 @@ class PointBook:
 
     async def points(self, vm_uuid: str | None = None) -> list[PointSummary]:
         """Newest last. A damaged manifest is listed, with its ``problem``."""
-        return await points.list_points(self._store, self._secrets, vm_uuid)
+        return await points.list_points(self._store, self._secrets, vm_uuid, lines=self._lines)
 
     async def find_point(self, text: str) -> PointSummary:
         """By full id, the beginning of one, VM name, or ``name@latest``. Raises NoSuchPoint, AmbiguousName, Damaged."""

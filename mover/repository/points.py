@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-from mover.clock import iso
+from mover.clock import Clock, iso
 from mover.errors import AmbiguousName, Damaged, NoSuchPoint, ObjectMissing, PointConflict
 from mover.model.machine import Consistency
 from mover.model.point import PointSummary, ReadMode
@@ -19,27 +19,65 @@ from mover.storage.protocol import ObjectInfo, Store
 READS_IN_FLIGHT = 8
 
 
-async def list_points(store: Store, secrets: Secrets, vm_uuid: str | None = None) -> list[PointSummary]:
-    """Newest last. A manifest that cannot be read is listed with its ``problem``."""
-    return await _lines(store, secrets, await _infos(store, vm_uuid))
+class Lines:
+    """What manifests said, for a while: they never change, and a daemon lists all points every few minutes."""
+
+    def __init__(self, clock: Clock, life_s: float, *, most: int = 20_000) -> None:
+        """most: lines kept, each of less than a KiB; what is beyond is read each time."""
+        self._clock, self._life_s, self._most = clock, life_s, most
+        self._kept: dict[ObjectInfo, tuple[float, PointSummary]] = {}
+
+    def known(self, infos: Iterable[ObjectInfo]) -> dict[ObjectInfo, PointSummary]:
+        """Of objects that are as they were when they were read, not too long ago."""
+        since = self._clock.monotonic() - self._life_s
+        kept = {info: self._kept[info] for info in infos if info in self._kept}
+        return {info: line for info, (read_at, line) in kept.items() if read_at > since}
+
+    def learn(
+        self, read: Mapping[ObjectInfo, PointSummary | None], *, prefix: str, there: Collection[ObjectInfo]
+    ) -> None:
+        """These were read just now; of objects below ``prefix`` those are there. What could not be read is not kept."""
+        now = self._clock.monotonic()
+        gone = {info for info in self._kept if info.name.startswith(prefix)}.difference(there)
+        for info in gone | read.keys():
+            self._kept.pop(info, None)
+        room = max(0, self._most - len(self._kept))
+        readable = [(info, (now, line)) for info, line in read.items() if line and not line.problem]
+        self._kept.update(readable[:room])
+
+
+async def list_points(
+    store: Store, secrets: Secrets, vm_uuid: str | None = None, *, lines: Lines | None = None
+) -> list[PointSummary]:
+    """Newest last. A manifest that cannot be read is listed with its ``problem``. lines: what was read before."""
+    prefix = layout.POINTS if vm_uuid is None else layout.point_name(vm_uuid, "x")[:-1]
+    infos = await _infos(store, prefix)
+    known = lines.known(infos) if lines else {}
+    read = await _read(store, secrets, [info for info in infos if info not in known])
+    if lines:
+        lines.learn(read, prefix=prefix, there=infos)
+    return _in_order({**known, **read})
 
 
 async def find_point(store: Store, secrets: Secrets, text: str) -> PointSummary:
     """What ``choose`` finds among all; by a full id, which jobs use, no other point's manifest is read."""
-    infos = await _infos(store)
+    infos = await _infos(store, layout.POINTS)
     named = [info for info in infos if (layout.point_of(info.name) or ("", ""))[1] == text]
-    return choose(await _lines(store, secrets, named) or await _lines(store, secrets, infos), text)
+    found = _in_order(await _read(store, secrets, named)) or _in_order(await _read(store, secrets, infos))
+    return choose(found, text)
 
 
-async def _infos(store: Store, vm_uuid: str | None = None) -> list[ObjectInfo]:
-    prefix = layout.POINTS if vm_uuid is None else layout.point_name(vm_uuid, "x")[:-1]
+async def _infos(store: Store, prefix: str) -> list[ObjectInfo]:
     return [info async for info in store.list(prefix) if layout.point_of(info.name)]
 
 
-async def _lines(store: Store, secrets: Secrets, infos: Sequence[ObjectInfo]) -> list[PointSummary]:
+async def _read(store: Store, secrets: Secrets, infos: Sequence[ObjectInfo]) -> dict[ObjectInfo, PointSummary | None]:
     lines = await side_by_side(partial(_line, store, secrets), infos, at_once=READS_IN_FLIGHT)
-    found = [line for line in lines if line is not None]
-    return sorted(found, key=lambda point: (point.created_at, point.id))
+    return dict(zip(infos, lines, strict=True))
+
+
+def _in_order(lines: Mapping[ObjectInfo, PointSummary | None]) -> list[PointSummary]:
+    return sorted((line for line in lines.values() if line), key=lambda point: (point.created_at, point.id))
 
 
 async def _line(store: Store, secrets: Secrets, info: ObjectInfo) -> PointSummary | None:

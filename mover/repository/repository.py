@@ -23,7 +23,7 @@ from mover.repository.layout import Cipher
 from mover.repository.pack import Contents, RecordOpener, check_records, read_contents
 from mover.repository.packer import Packer
 from mover.repository.pointbook import PointBook
-from mover.repository.points import judge
+from mover.repository.points import Lines, judge
 from mover.repository.reader import ReadSession
 from mover.repository.records import Records, Widen
 from mover.repository.refresh import IndexCache
@@ -35,6 +35,9 @@ from mover.repository.verify import CheckReport, check
 from mover.storage.protocol import Store
 from mover.units import MIB
 
+_LINES_LIFE_S = 6 * 3600.0
+"""So soon a daemon's lists show that a manifest was damaged in its store; what loads or verifies it sees it at once."""
+
 
 class Repository:
     """See the module. Make one with ``open``; close it."""
@@ -45,7 +48,7 @@ class Repository:
         self.is_encrypted = descriptor.cipher is not Cipher.NONE
         self._descriptor, self._tools, self._opener, self._cache = descriptor, tools, opener, cache
         self._secrets, self._clock = tools.secrets, tools.clock
-        self._book = PointBook(tools.store, tools.secrets)
+        self._book = PointBook(tools.store, tools.secrets, Lines(tools.clock, _LINES_LIFE_S))
 
     @classmethod
     async def init(cls, store: Store, *, passphrase: str | None, clock: Clock, cost: ScryptCost = DEFAULT_COST) -> str:

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from mover.clock import FakeClock
 from mover.errors import NoSuchPoint, PointPinned, RepositoryError, WrongKey
+from mover.model.machine import Consistency
+from mover.model.point import PointSummary, ReadMode
 from mover.repository import layout
 from mover.repository.keys import Descriptor, Secrets, decode_descriptor
 from mover.repository.layout import Cipher
 from mover.repository.pointbook import PointBook
+from mover.repository.points import Lines
+from mover.repository.repository import Repository
 from mover.storage.memory import MemoryStore
-from mover.storage.protocol import Store
+from mover.storage.protocol import ObjectInfo, Store
 from tests.support.faultystore import FaultyStore
 from tests.support.repositories import PASSPHRASE, VM, backup, blocks_of, flip, make, open_in, overwrite
 
@@ -54,6 +59,40 @@ async def test_a_point_is_found_by_its_full_id_without_a_look_into_others(tmp_pa
     with pytest.raises(NoSuchPoint):
         await book.find_point("q")
     await repository.close()
+
+
+async def test_a_repository_that_stays_open_reads_a_manifests_head_once_in_six_hours(tmp_path: Path):
+    """And sees at once what is new or gone; what could not be read is tried again."""
+    clock, store = FakeClock(), FaultyStore(await make())
+    repository = await Repository.open(store, passphrase=PASSPHRASE, cache_dir=tmp_path, clock=clock)
+    for name in ("p1", "p2", "p3"):
+        await backup(repository, blocks_of(1, 2), name)
+    flip(store.inner, layout.point_name(VM, "p2"), 100)
+
+    async def looked() -> tuple[list[str], list[str]]:
+        store.calls.clear()
+        points = await repository.points()
+        return sorted(point.id for point in points), sorted({call[-2:] for call in store.calls if "get" in call})
+
+    assert await looked() == (["p1", "p2", "p3"], ["p1", "p2", "p3"])
+    assert await looked() == (["p1", "p2", "p3"], ["p2"])
+    await backup(repository, blocks_of(1, 2), "p4")
+    await repository.delete_point("p1")
+    assert await looked() == (["p2", "p3", "p4"], ["p2"])
+    clock.elapsed += 6 * 3600.0
+    assert await looked() == (["p2", "p3", "p4"], ["p2", "p3", "p4"])
+    await repository.close()
+
+
+async def test_few_lines_are_remembered_and_none_of_what_is_gone():
+    infos = [ObjectInfo(f"points/{vm}/{number}", 10, 1.0) for vm in ("a", "b") for number in range(3)]
+    line = PointSummary("", "", "", 0.0, 0.0, 0, 0, 0, ReadMode.FULL, Consistency.CRASH, False, 0)
+    lines = Lines(FakeClock(), 100.0, most=4)
+    lines.learn(dict.fromkeys(infos[:3], line), prefix="points/a/", there=infos[:3])
+    lines.learn(dict.fromkeys(infos[3:], line), prefix="points/b/", there=infos[3:])
+    assert list(lines.known(infos)) == infos[:4]
+    lines.learn({infos[5]: line}, prefix="points/", there=[*infos[1:3], infos[5]])
+    assert list(lines.known(infos)) == [*infos[1:3], infos[5]]
 
 
 async def test_what_it_deletes_is_gone_and_a_base_is_kept(tmp_path: Path):
