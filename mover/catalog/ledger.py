@@ -9,7 +9,7 @@ it. Also remembers on which clusters "unlisted means zero" has been confirmed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -178,6 +178,23 @@ class Ledger:
         async with self._engine.connect() as connection:
             return [_entry(row) for row in await connection.execute(query)]
 
+    async def lines_about(self, *, identities: Collection[str], snapshot_jobs: Collection[str]) -> list[Entry]:
+        """Lines, in any state, that may speak of what is on a cluster, oldest first: all that ever were are too many.
+
+        Those that are open; those that name one of these things; disks that were ordered and never named; the
+        snapshots of these jobs.
+        """
+        disks = (Kind.ATTACHMENT, Kind.TEMPORARY_DISK)
+        about = sql.or_(
+            _ENTRIES.c.state.in_(OPEN),
+            _ENTRIES.c.identity.in_(_listed(identities)),
+            _ENTRIES.c.identity.is_(None) & _ENTRIES.c.kind.in_(disks),
+            (_ENTRIES.c.kind == Kind.SNAPSHOT) & _ENTRIES.c.job.in_(_listed(snapshot_jobs)),
+        )
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(sql.select(_ENTRIES).where(about).order_by(_ENTRIES.c.id))
+            return [_entry(row) for row in rows]
+
     async def prune(self, *, older_than_s: float) -> None:
         """Forget lines that ended so long ago that nothing of them can be left."""
         ended = _ENTRIES.c.state.in_((State.GONE, State.GIVEN))
@@ -221,6 +238,11 @@ class Ledger:
             }
         for kind in Kind:
             LEDGER_ENTRIES.labels(kind).set(counts.get(kind, 0))
+
+
+def _listed(texts: Collection[str]) -> sql.Select[Any]:
+    """Any number of them as one parameter: a statement takes some 30,000."""
+    return sql.select(sql.func.json_each(json.dumps(list(texts))).table_valued("value").c.value)
 
 
 def _entry(row: sql.Row[Any]) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ from mover.model.point import PointSummary
 from mover.operations.attach import detach
 from mover.operations.decide import newest_base
 from mover.operations.hooks import run_hook
-from mover.operations.names import prefix_of
+from mover.operations.names import job_of, prefix_of
 from mover.operations.node import Node
 from mover.operations.reconcile import DOING, Action, Observed, Verb, intent_life_s, make_plan
 
 _LOG = logs.get(__name__)
+_DISKS = (Kind.ATTACHMENT, Kind.TEMPORARY_DISK)
 _OF_ORPHANS = (Verb.DELETE_SNAPSHOT, Verb.DETACH, Verb.DELETE_VM, Verb.RUN_HOOK, Verb.LIST)
 
 
@@ -52,32 +53,48 @@ async def look(node: Node, *, ended_job: str | None = None, vm_uuid: str = "") -
     of ``vm_uuid``: at the end of each job the points of all VMs would be read.
     """
     active = await node.active_jobs() - {ended_job}
-    entries = [entry for entry in await node.ledger.entries() if entry.is_open or _may_linger(entry)]
-    vms = None
-    if ended_job is not None:
-        vms = {vm_uuid, *(_vm_of(entry) for entry in entries if entry.job == ended_job)}
-        entries = [entry for entry in entries if entry.kind is not Kind.SNAPSHOT or _vm_of(entry) in vms]
-    named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.is_open and "vm_uuid" in entry.facts}
-    made = {entry.identity for entry in entries if entry.is_open and entry.kind is Kind.VM and entry.identity}
+    entries = await node.ledger.open_entries()
+    vms = None if ended_job is None else {vm_uuid, *map(_vm_of, await node.ledger.entries(ended_job))}
+    named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.kind in _DISKS}
+    made = {entry.identity for entry in entries if entry.kind is Kind.VM and entry.identity}
     bases, points = await _bases(node, vms)
     leftovers = await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid)
+    disks = {uuid: await _disks(node, uuid) for uuid in sorted(named | made)}
+    # Read after the cluster: whatever is there by then has had its line written before.
+    written = await node.ledger.lines_about(
+        identities=_identities(leftovers, disks),
+        snapshot_jobs=[job for one in leftovers.snapshots if (job := job_of(one.name, node.install))],
+    )
+    seen_open = {entry.id for entry in entries}
+    lingering = [line for line in written if _may_linger(line) and line.id not in seen_open]
     return Observed(
         now=node.clock.now(),
         install=node.install,
         repository_id=node.repository.id,
-        entries=entries,
-        # Read after the cluster: whatever is there by then has had its line written before.
-        written=await node.ledger.entries(),
+        entries=[entry for entry in [*entries, *lingering] if _is_of(entry, vms)],
+        written=written,
         active_jobs=active,
         bases=bases,
         points=[point.id for point in points],
         unreadable_points=[point.id for point in points if point.problem],
         leftovers=leftovers,
         half_made=made,
-        disks={uuid: await _disks(node, uuid) for uuid in sorted(named | made)},
+        disks=disks,
         life_s=node.settings.prism.snapshot_life,
         intent_life_s=intent_life_s(node.settings.prism),
     )
+
+
+def _identities(leftovers: Leftovers, disks: Mapping[str, tuple[Disk, ...] | None]) -> set[str]:
+    """Of all that is there and may be ours."""
+    found = {disk.vmdisk_uuid for there in disks.values() for disk in there or () if disk.vmdisk_uuid}
+    found |= {disk.vmdisk_uuid for disk in leftovers.attachments}
+    return found | {one.uuid for one in leftovers.snapshots} | {uuid for uuid, _ in leftovers.vms}
+
+
+def _is_of(entry: Entry, vms: Collection[str] | None) -> bool:
+    """False for a snapshot of another VM's disks."""
+    return vms is None or entry.kind is not Kind.SNAPSHOT or _vm_of(entry) in vms
 
 
 def _may_linger(entry: Entry) -> bool:

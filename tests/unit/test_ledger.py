@@ -50,6 +50,30 @@ async def test_entries_are_chosen_by_job_and_kind(ledger):
     assert [e.job for e in await ledger.open_entries(kind=Kind.SNAPSHOT)] == ["j1"]
 
 
+async def test_lines_about_what_is_there_are_chosen_whatever_their_state(ledger):
+    async def line(kind, job, identity=None, *, is_gone=True):
+        entry = await ledger.intend(kind, job=job, ordinal=0, facts={})
+        entry = await ledger.made(entry, identity) if identity else entry
+        return (await ledger.gone(entry) if is_gone else entry).job
+
+    await line(Kind.ATTACHMENT, "of another disk", "disk-2")
+    await line(Kind.HOOK_POST, "of a command")
+    await line(Kind.SNAPSHOT, "of another snapshot", "snapshot-2")
+    await line(Kind.ATTACHMENT, "of a job whose snapshot is there", "disk-3")
+    chosen = [
+        await line(Kind.HOOK_POST, "that is open", is_gone=False),
+        await line(Kind.ATTACHMENT, "that names a disk", "disk-1"),
+        await line(Kind.TEMPORARY_DISK, "of a disk without a name"),
+        await line(Kind.SNAPSHOT, "of a snapshot by its job"),
+        await line(Kind.VM, "that names a VM", "vm-1"),
+    ]
+    many = [f"other-{number}" for number in range(40_000)]
+    about = await ledger.lines_about(
+        identities=["disk-1", "vm-1", *many], snapshot_jobs=["of a snapshot by its job", "of a job whose disk", *many]
+    )
+    assert [entry.job for entry in about] == chosen
+
+
 async def test_the_ledger_survives_a_restart(tmp_path):
     path = tmp_path / "catalog.sqlite"
     first = await Ledger.open(path, clock=FakeClock())

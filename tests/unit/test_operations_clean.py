@@ -276,15 +276,23 @@ async def test_ended_jobs_are_forgotten_where_it_cleans_up_and_not_where_it_look
 
 
 async def test_the_end_of_a_job_reads_nothing_of_other_vms(w):
-    web, other = (w.hypervisor.add_vm(name, [BLOCK]) for name in ("web", "other"))
-    await w.backup(other)
+    web, *others = (w.hypervisor.add_vm(name, [BLOCK]) for name in ("web", "a", "b", "c"))
+
+    async def calls() -> tuple[list[str], list[str]]:
+        w.store.calls.clear()
+        w.hypervisor.state.calls.clear()
+        await w.backup(web)
+        return w.store.calls, sorted(w.hypervisor.state.calls)
+
     await w.backup(web)
-    w.store.calls.clear()
-    await w.backup(web)
-    assert [call for call in w.store.calls if f"points/{web.uuid}" in call]
-    assert [call for call in w.store.calls if other.uuid in call] == []
-    assert {snapshot.vm_uuid for snapshot in w.hypervisor.state.snapshots.values()} == {web.uuid, other.uuid}
-    assert w.ours()["snapshots"] == 2
+    _, alone = await calls()
+    for other in others:
+        await w.backup(other)
+    store, beside = await calls()
+    assert [call for call in store if f"points/{web.uuid}" in call]
+    assert [call for call in store for other in others if other.uuid in call] == []
+    assert beside == alone
+    assert w.ours()["snapshots"] == 4
 
 
 async def test_a_clone_that_shows_up_after_its_intent_was_closed_is_detached(w):
