@@ -82,7 +82,7 @@ class Observed:
     entries: Sequence[Entry]
     """Open ones, and those of snapshots that should be gone."""
     written: Sequence[Entry]
-    """All lines of the ledger: what one of them names is never what another one intended, and no stranger's."""
+    """Lines in any state that may speak of what is there, read after it: what one names, no other one intended."""
     active_jobs: Collection[str]
     bases: Mapping[str, str] | None
     """Snapshot UUID → restore point, of the bases of committed points; None: the repository did not say."""
@@ -207,14 +207,18 @@ def _plan_vm(entry: Entry, seen: Observed) -> Iterator[Action]:
 
 
 def _has_rival(entry: Entry, seen: Observed) -> bool:
-    """A job that runs is about to make a VM of that name too, and has not said yet which one it is."""
+    """A job that runs is about to make a VM of that name too, and has not said yet which one it is.
+
+    One whose line was written while all this was read runs, too.
+    """
+    before = {line.id for line in seen.entries}
     return any(
         other.kind is Kind.VM
         and other.is_open
         and not other.identity
-        and other.job in seen.active_jobs
+        and (other.job in seen.active_jobs or other.id not in before)
         and other.facts["name"] == entry.facts["name"]
-        for other in seen.entries
+        for other in seen.written
     )
 
 
@@ -222,7 +226,7 @@ def _vms_of(entry: Entry, seen: Observed) -> list[str]:
     """The half-made VM: by its UUID, or new since the intent, of our mark and the name wanted, and nobody else's."""
     if entry.identity:
         return [entry.identity] if seen.disks.get(entry.identity) is not None else []
-    others = {other.identity for other in seen.entries if other.kind is Kind.VM} | set(entry.facts["known"])
+    others = {other.identity for other in seen.written if other.kind is Kind.VM} | set(entry.facts["known"])
     return [uuid for uuid, name in seen.leftovers.vms if name == entry.facts["name"] and uuid not in others]
 
 

@@ -313,6 +313,13 @@ def test_a_vm_that_a_running_job_is_just_making_is_not_taken_for_a_lost_one():
     assert plan(lost, made, vms=[("v1", "web2"), ("v2", "web2")], active=active) == [(Verb.DELETE_VM, "v1")]
 
 
+def test_a_vm_whose_line_was_written_during_the_look_is_not_taken_for_a_lost_one():
+    lost, making = entry(Kind.VM), dataclasses.replace(entry(Kind.VM, job="00000000000000bb"), id=2)
+    assert plan(lost, closed=[making], vms=[("v2", "web2")]) == [(Verb.WAIT, "")]
+    made = dataclasses.replace(making, identity="v2", state=State.MADE)
+    assert plan(lost, closed=[made], vms=[("v1", "web2"), ("v2", "web2")]) == [(Verb.DELETE_VM, "v1")]
+
+
 def test_hooks_run_before_anything_else():
     entries = [entry(Kind.SNAPSHOT, identity="s1"), entry(Kind.HOOK_POST)]
     found = plan(*entries, snapshots=[snapshot("s1")])
