@@ -54,7 +54,7 @@ async def look(node: Node, *, ended_job: str | None = None, vm_uuid: str = "") -
     """
     active = await node.active_jobs() - {ended_job}
     entries = await node.ledger.open_entries()
-    vms = None if ended_job is None else {vm_uuid, *map(_vm_of, await node.ledger.entries(ended_job))}
+    vms = None if ended_job is None else {vm_uuid, *map(_vm_of, await node.ledger.entries(ended_job))} - {""}
     named = {str(entry.facts["vm_uuid"]) for entry in entries if entry.kind in _DISKS}
     made = {entry.identity for entry in entries if entry.kind is Kind.VM and entry.identity}
     bases, points = await _bases(node, vms)
@@ -93,13 +93,13 @@ def _identities(leftovers: Leftovers, disks: Mapping[str, tuple[Disk, ...] | Non
 
 
 def _is_of(entry: Entry, vms: Collection[str] | None) -> bool:
-    """False for a snapshot of another VM's disks."""
+    """False for a snapshot of another VM's disks, and where it does not say whose."""
     return vms is None or entry.kind is not Kind.SNAPSHOT or _vm_of(entry) in vms
 
 
 def _may_linger(entry: Entry) -> bool:
-    """Closed lines that a plan needs: deleted snapshots may still be there, VMs given away are not ours."""
-    return (entry.kind, entry.state) in ((Kind.SNAPSHOT, State.GONE), (Kind.VM, State.GIVEN))
+    """Closed lines that a plan is made for: deleted snapshots may still be there."""
+    return entry.kind is Kind.SNAPSHOT and entry.state is State.GONE
 
 
 def _vm_of(entry: Entry) -> str:
@@ -117,7 +117,7 @@ async def _bases(node: Node, vms: Collection[str] | None) -> tuple[dict[str, str
         if vms is None:
             points = await node.repository.points()
         else:
-            points = [point for uuid in sorted(vms) if uuid for point in await node.repository.points(uuid)]
+            points = [point for uuid in sorted(vms) for point in await node.repository.points(uuid)]
         for point in points:
             by_vm.setdefault(point.vm_uuid, []).append(point)
         newest = [base for base in map(newest_base, by_vm.values()) if base is not None]

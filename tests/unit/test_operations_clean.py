@@ -275,6 +275,18 @@ async def test_ended_jobs_are_forgotten_where_it_cleans_up_and_not_where_it_look
     assert calls == [1]
 
 
+async def test_the_end_of_a_restore_judges_no_snapshot(w):
+    """It reads no points, so it knows of no base: neither of a VM's nor where a line does not say which VM's."""
+    report = await w.backup(w.hypervisor.add_vm("web", [BLOCK]))
+    (line,) = await w.node.ledger.open_entries(kind=Kind.SNAPSHOT)
+    facts = {name: value for name, value in line.facts.items() if name != "vm_uuid"}
+    await w.node.ledger.gone(line)
+    nameless = await w.node.ledger.intend(Kind.SNAPSHOT, job="f" * 16, ordinal=0, facts=facts)
+    await w.node.ledger.made(nameless, line.identity)
+    await w.restore(report["point"], "web2")
+    assert w.ours()["snapshots"] == 1
+
+
 async def test_the_end_of_a_job_reads_nothing_of_other_vms(w):
     web, *others = (w.hypervisor.add_vm(name, [BLOCK]) for name in ("web", "a", "b", "c"))
 
