@@ -148,7 +148,11 @@ class JobBook:
 
     async def prune(self, *, older_than_s: float) -> None:
         """Forget attempts that ended so long ago, and all but the newest ten thousand that ended."""
-        await self._call(self._prune, self._clock.now() - older_than_s)
+        before = datetime.fromtimestamp(self._clock.now() - older_than_s, UTC).isoformat()
+        for which in ({"completed_before": before}, {"offset": _KEPT, "sort_desc": True}):
+            # A call each: who asks or orders meanwhile comes in between.
+            while await self._call(self._prune_some, which):
+                pass
 
     async def wait(self, job_id: str) -> Job:
         """The job once it has ended (well or not)."""
@@ -202,11 +206,10 @@ class JobBook:
     def _active(self) -> set[str]:
         return {name.rpartition("-")[0] for name in self._names(_ACTIVE)}
 
-    def _prune(self, before: float) -> None:
-        at = datetime.fromtimestamp(before, UTC).isoformat()
-        for which in ({"completed_before": at}, {"offset": _KEPT, "sort_desc": True}):
-            while names := self._names(_ENDED, limit=_PRUNED_AT_ONCE, **which):
-                self._book().delete_workflows(names)
+    def _prune_some(self, which: Mapping[str, Any]) -> bool:
+        if names := self._names(_ENDED, limit=_PRUNED_AT_ONCE, **which):
+            self._book().delete_workflows(names)
+        return bool(names)
 
     def _names(self, states: list[str], **which: Any) -> list[str]:
         rows = self._book().list_workflows(name=WORKFLOW, status=states, load_input=False, load_output=False, **which)

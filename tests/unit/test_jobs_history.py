@@ -82,6 +82,25 @@ async def test_of_jobs_that_ended_the_newest_are_kept(tmp_path, book, monkeypatc
         assert [job.id for job in await book.jobs()] == ids[:-4:-1]
 
 
+async def test_who_asks_meanwhile_does_not_wait_until_all_is_forgotten(tmp_path, book, monkeypatch):
+    """The book has one thread, and after years there is much to be forgotten at once."""
+    monkeypatch.setattr(book_module, "_PRUNED_AT_ONCE", 1)
+    ended = []
+
+    async def note(name, work):
+        await work
+        ended.append(name)
+
+    async with running(tmp_path, double=double):
+        for job_id in [await book.submit("double", {"value": number}) for number in range(4)]:
+            await book.wait(job_id)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(note("forgotten", book.prune(older_than_s=-DAY_S)))
+            group.create_task(note("asked", book.active()))
+        assert await book.jobs() == []
+    assert ended == ["asked", "forgotten"]
+
+
 def _dump(path):
     with closing(sqlite3.connect(path)) as connection:
         return list(connection.iterdump())
