@@ -202,8 +202,8 @@ class Engine:
         try:
             with logs.bind(job=steps.job_id):
                 values = await self._outcome(operation, request, steps)
-            outcome = _outcome_of(values)
             await aside(partial(self._wish(steps.job_id).unlink, missing_ok=True))
+            outcome = _outcome_of(values)
             return values
         finally:
             JOBS_RUNNING.labels(kind).dec()
