@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mover.errors import NoSuchPoint, ObjectMissing, PointPinned
+from mover.errors import Damaged, NoSuchPoint, ObjectMissing, PointPinned
 from mover.model.point import PointSummary, RestorePoint
 from mover.repository import layout, points
 from mover.repository.keys import Secrets
@@ -58,7 +58,12 @@ class PointBook:
             raise NoSuchPoint(
                 f"Restore point {found.id} was deleted meanwhile", remedy="List the points again.", text=found.id
             ) from None
-        return open_manifest(self._secrets, name, stored)
+        try:
+            return open_manifest(self._secrets, name, stored)
+        except Damaged:
+            if self._lines:
+                self._lines.forget(name)
+            raise
 
     async def delete_point(self, point_id: str, *, force: bool = False) -> None:
         """Forget a point (full id); its blocks go with the next collection.

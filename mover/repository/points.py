@@ -45,6 +45,11 @@ class Lines:
         readable = [(info, (now, line)) for info, line in read.items() if line and not line.problem]
         self._kept.update(readable[:room])
 
+    def forget(self, name: str) -> None:
+        """This object turned out to be damaged."""
+        for info in [info for info in self._kept if info.name == name]:
+            del self._kept[info]
+
 
 async def list_points(
     store: Store, secrets: Secrets, vm_uuid: str | None = None, *, lines: Lines | None = None

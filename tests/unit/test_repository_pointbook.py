@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mover.clock import FakeClock
-from mover.errors import NoSuchPoint, PointPinned, RepositoryError, WrongKey
+from mover.errors import Damaged, NoSuchPoint, PointPinned, RepositoryError, WrongKey
 from mover.model.machine import Consistency
 from mover.model.point import PointSummary, ReadMode
 from mover.repository import layout
@@ -81,6 +81,19 @@ async def test_a_repository_that_stays_open_reads_a_manifests_head_once_in_six_h
     assert await looked() == (["p2", "p3", "p4"], ["p2"])
     clock.elapsed += 6 * 3600.0
     assert await looked() == (["p2", "p3", "p4"], ["p2", "p3", "p4"])
+    await repository.close()
+
+
+async def test_what_is_loaded_and_damaged_is_listed_so_the_next_time(tmp_path: Path):
+    store = await make()
+    repository = await open_in(store, tmp_path)
+    await backup(repository, blocks_of(1, 2), "p1")
+    assert [point.problem for point in await repository.points()] == [None]
+    flip(store, layout.point_name(VM, "p1"), 100)
+    (line,) = await repository.points()
+    with pytest.raises(Damaged):
+        await repository.load(line)
+    assert [point.problem is None for point in await repository.points()] == [False]
     await repository.close()
 
 
