@@ -70,10 +70,10 @@ def command(
 
     prepare: what must be asked before the loop runs. A daemon that is told to end ends well.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the entry point left it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console(as_json=as_json)
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the entry point left it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         settings = load(config or _default_file(), flags={**_assigned(assignments or ()), **(flags or {})})
         session = Session(settings, console)
         session = prepare(session) if prepare else session
