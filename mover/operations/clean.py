@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mover import logs
 from mover.catalog.ledger import Entry, Kind, State
 from mover.config import HookSettings
-from mover.errors import HookFailed, MoverError, NoSuchPoint, NotFound, RepositoryError, StorageError, UsageError
+from mover.errors import (
+    Damaged,
+    HookFailed,
+    MoverError,
+    NoSuchPoint,
+    NotFound,
+    RepositoryError,
+    StorageError,
+    UsageError,
+)
 from mover.metrics import ORPHANS, ORPHANS_OLDEST
 from mover.model.machine import Disk, Leftovers
-from mover.model.point import PointSummary
+from mover.model.point import PointSummary, RestorePoint
 from mover.operations.attach import detach
 from mover.operations.decide import newest_base
 from mover.operations.hooks import run_hook
@@ -121,12 +130,21 @@ async def _bases(node: Node, vms: Collection[str] | None) -> tuple[dict[str, str
         for point in points:
             by_vm.setdefault(point.vm_uuid, []).append(point)
         newest = [base for base in map(newest_base, by_vm.values()) if base is not None]
-        loaded = [await node.repository.load(base) for base in newest]
+        loaded = [await _loaded(node, base) for base in newest]
     except (RepositoryError, StorageError, NoSuchPoint) as error:
         _LOG.warning("bases unknown, snapshots are left alone", error=error.message)
         return None, []
-    bases = {point.snapshot_uuid: point.id for point in loaded if point.snapshot_uuid}
-    return bases, points
+    bases = {one.snapshot_uuid: one.id for one in loaded if isinstance(one, RestorePoint) and one.snapshot_uuid}
+    unreadable = {one.id: one for one in loaded if isinstance(one, PointSummary)}
+    return bases, [unreadable.get(point.id, point) for point in points]
+
+
+async def _loaded(node: Node, base: PointSummary) -> RestorePoint | PointSummary:
+    """Where its manifest is damaged behind the head, its line with that problem: it does not hide what others need."""
+    try:
+        return await node.repository.load(base)
+    except Damaged as error:
+        return replace(base, problem=error.message)
 
 
 async def _disks(node: Node, vm_uuid: str) -> tuple[Disk, ...] | None:

@@ -18,6 +18,7 @@ from mover.operations.reconcile import INTENT_LIFE_S, Verb
 from tests.support.fakehypervisor import CONTAINER
 from tests.support.faultystore import How as StoreHow
 from tests.support.hypervisorfaults import How
+from tests.support.repositories import flip, names
 from tests.support.world import BLOCK, world
 
 
@@ -305,6 +306,19 @@ async def test_the_end_of_a_job_reads_nothing_of_other_vms(w):
     assert [call for call in store for other in others if other.uuid in call] == []
     assert beside == alone
     assert w.ours()["snapshots"] == 4
+
+
+async def test_a_base_whose_manifest_is_damaged_at_its_end_keeps_its_snapshot_and_no_others(w):
+    web, other = (w.hypervisor.add_vm(name, [BLOCK]) for name in ("web", "other"))
+    await w.backup(web)
+    await w.backup(other)
+    [manifest] = [name for name in names(w.store.inner, "points/") if web.uuid in name]
+    flip(w.store.inner, manifest, -1)
+    [point] = [one for one in await w.node.repository.points() if one.vm_uuid == other.uuid]
+    await w.node.repository.delete_point(point.id, force=True)
+    w.clock.elapsed += 86400.0
+    assert [item.action.verb for item in await w.reconcile()] == [Verb.DELETE_SNAPSHOT]
+    assert [snapshot.vm_uuid for snapshot in w.hypervisor.state.snapshots.values()] == [web.uuid]
 
 
 async def test_a_clone_that_shows_up_after_its_intent_was_closed_is_detached(w):
