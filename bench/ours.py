@@ -22,6 +22,7 @@ from mover import __version__
 from mover.clock import SystemClock, stopwatch
 from mover.config import Settings
 from mover.device.direct import DirectDevice
+from mover.heap import prepare_heap
 from mover.model.machine import Consistency, Slot
 from mover.model.point import DiskImage, ReadMode, RestorePoint
 from mover.model.region import RegionKind, Regions
@@ -171,6 +172,7 @@ async def restore(
 
 
 async def main(request: dict[str, Any]) -> dict[str, Any]:
+    prepare_heap()
     settings = Settings()
     data = settings.data.model_copy(update=request.get("data", {}))
     settings = replace_data(settings, data)
