@@ -41,13 +41,12 @@ class IndexCache:
         self._store, self._secrets, self._helper = store, secrets, helper
         self._lock = asyncio.Lock()
 
-    async def refresh(self) -> list[str]:
-        """Take in what is new, forget what is gone; the names of all index objects. Raises StorageError."""
+    async def refresh(self) -> None:
+        """Take in what is new, forget what is gone. Raises StorageError."""
         async with self._lock:
-            names = await self._follow_objects()
+            await self._follow_objects()
             if self.problems:
                 await self._ask_packs()
-            return names
 
     async def widen(self, view: IndexView) -> IndexView:
         """That view, and what it lacks: later index objects, and packs that no index object lists."""
@@ -63,20 +62,26 @@ class IndexCache:
             # Not the name of an index object: the next refresh drops these rows and looks again.
             await self._add([part._replace(sources=[layout.pack_name(batch[0].pack_id)])])
 
-    async def _follow_objects(self) -> list[str]:
-        infos = await self._index_infos()
-        names, known = {info.name for info in infos}, self.local.sources()
+    async def _follow_objects(self) -> None:
+        # Each backup brings an index object: of those that are cached and there, nothing more is held.
+        gone, new = self.local.sources(), list[ObjectInfo]()
+        async for info in self._index_infos():
+            if info.name in gone:
+                gone.discard(info.name)
+            else:
+                new.append(info)
         self.problems, replaced = {}, set[str]()
-        await self.off_loop(lambda: self.local.forget(known - names))
-        for batch in _batches([info for info in infos if info.name not in known]):
+        await self.off_loop(lambda: self.local.forget(gone))
+        for batch in _batches(new):
             found = [one for one in await self._gather(batch, self._read_index) if one is not None]
             replaced.update(name for one in found for name in one.replaces)
             await self._add([one.part() for one in found])
         self.problems = {name: error for name, error in self.problems.items() if name not in replaced}
-        return sorted(names)
 
-    async def _index_infos(self) -> list[ObjectInfo]:
-        return [info async for info in self._store.list(layout.INDEX) if layout.index_number(info.name) is not None]
+    async def _index_infos(self) -> AsyncIterator[ObjectInfo]:
+        async for info in self._store.list(layout.INDEX):
+            if layout.index_number(info.name) is not None:
+                yield info
 
     async def install(self, delta: IndexObject) -> None:
         """Take in an index object that we have just written."""
@@ -89,9 +94,10 @@ class IndexCache:
         The names of the new objects. The damaged ones stay where they are, for a collector: the new ones name them.
         """
         async with self._lock:
-            names = set(await self._follow_objects())
+            await self._follow_objects()
             found = await self.damaged()
             # What the cache still knows of a damaged one is read from its packs again.
+            names = {info.name async for info in self._index_infos()}
             await self.off_loop(lambda: self.local.forget((self.local.sources() - names) | found.keys()))
             damaged = sorted(found)
             session_id, waiting = new_session_id(), list[Contents]()
@@ -126,7 +132,7 @@ class IndexCache:
             except Damaged as error:
                 found[info.name] = error
 
-        await side_by_side(look, await self._index_infos(), at_once=READS_IN_FLIGHT)
+        await side_by_side(look, [info async for info in self._index_infos()], at_once=READS_IN_FLIGHT)
         return {name: error for name, error in found.items() if name not in replaced}
 
     def close(self) -> None:

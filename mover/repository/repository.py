@@ -141,9 +141,9 @@ class Repository:
         await self._clock.sleep(self.store.traits.list_lag_s)
         dead = [layout.pack_id_of(info.name) async for info in self.store.list(layout.TOMBSTONES)]
         suspects = await list_suspects(self.store)
-        names = await self._cache.refresh()
+        await self._cache.refresh()
         ours = layout.index_name(hold.record.id, 0)[:-8]
-        mine = [layout.index_number(name) or 0 for name in names if name.startswith(ours)]
+        mine = [layout.index_number(info.name) or 0 async for info in self.store.list(ours)]
         return Session(
             self._tools,
             hold,
