@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -12,8 +13,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import zstandard
 
-from mover.clock import SystemClock
+from mover.clock import SystemClock, stopwatch
 from mover.lab.server import DiskSpec, VmSpec
 from tests.support.commandline import MIB, Desk
 from tests.support.commandline import desk as new_desk
@@ -22,11 +24,9 @@ from tests.support.promql import PROMETHEUS, Query, queries
 from tests.support.servers import free_ports
 from tests.support.watching import Prometheus, Server, alertmanager_in, prometheus_in, until
 
-# Large enough, at a slow compression, to be seen in flight by a scrape a second.
-SLOW = VmSpec(
-    name="slow",
-    disks=(DiskSpec(size_bytes=24 * MIB, content="random"), DiskSpec(size_bytes=20 * MIB, content="random")),
-)
+LEVEL = 19
+IN_FLIGHT_S = 4.0
+"""How long the compression of each disk of the slow VM takes: several scrapes, at one a second."""
 FORMER = VmSpec(name="former", disks=(DiskSpec(size_bytes=2 * MIB),))
 SLOTS = ("scsi.0", "scsi.1")
 HERE, WRONG = "lab", "elsewhere"
@@ -40,9 +40,21 @@ MAY_BE_EMPTY = {
 pytestmark = needs("prometheus", "prometheus-alertmanager")
 
 
+def slow_vm() -> VmSpec:
+    """Its disks are as large as this machine's own compression makes it last."""
+    block, compressor = os.urandom(MIB), zstandard.ZstdCompressor(level=LEVEL)
+    started = stopwatch()
+    for _ in range(4):
+        compressor.compress(block)
+    blocks = 1 + round(IN_FLIGHT_S * 4 / (stopwatch() - started))
+    return VmSpec(
+        name="slow", disks=tuple(DiskSpec(size_bytes=n * MIB, content="random") for n in (blocks + 4, blocks))
+    )
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, certificates):
-    with new_desk(tmp_path_factory.mktemp("desk"), certificates, vms=(SLOW, FORMER)) as made:
+    with new_desk(tmp_path_factory.mktemp("desk"), certificates, vms=(slow_vm(), FORMER)) as made:
         yield made
 
 
@@ -56,7 +68,7 @@ def verified(desk: Desk) -> Desk:
 @contextmanager
 def daemon(desk: Desk, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """``mover serve`` on this port, as a process; killed at the end if it still runs."""
-    desk.write(serve={"port": port, "reconcile_every": "2s"}, data={"level": 19, "compute_threads": 1})
+    desk.write(serve={"port": port, "reconcile_every": "2s"}, data={"level": LEVEL, "compute_threads": 1})
     with (desk.place / "daemon.log").open("wb") as log:
         process = subprocess.Popen(desk.command_line("serve"), env=desk.environment, stdout=log, stderr=log)
     try:
