@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mover.storage import durable
 from mover.storage.durable import Publish, lineage, opened, parent_of
+from mover.storage.manynames import ManyNames
 from mover.storage.names import is_part
 from mover.storage.problems import folder_gone, object_exists, object_missing, object_short
 from mover.storage.protocol import ObjectInfo
@@ -90,15 +91,18 @@ class Folder:
             return None
         return ObjectInfo(name, seen.st_size, seen.st_mtime) if stat.S_ISREG(seen.st_mode) else None
 
-    def entries(self, folder: str, prefix: str) -> list[str]:
-        """Paths in ``folder`` (``""`` or ending in ``/``) that can lead to ``prefix``; folders end in ``/``.
-
-        Ordered so that a walk in this order meets full names in their order.
-        """
-        paths = [folder + name for name in self._visible(folder)]
-        if not paths:
-            self._check_root()
-        return sorted(path for path in paths if path.startswith(prefix) or prefix.startswith(path))
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose name starts with ``prefix``, in the order of names. For one thread at a time."""
+        start = parent_of(prefix)
+        waiting = [iter(self._entries(start + "/" if start else "", prefix))]
+        while waiting:
+            path = next(waiting[-1], None)
+            if path is None:
+                waiting.pop()
+            elif path.endswith("/"):
+                waiting.append(iter(self._entries(path, prefix)))
+            elif (found := self.info(path)) is not None:
+                yield found
 
     def delete(self, name: str) -> None:
         try:
@@ -147,6 +151,17 @@ class Folder:
             if os.fstat(descriptor).st_size != size_bytes or not _holds(descriptor, parts):
                 raise object_exists(name, str(self.path))
             os.fsync(descriptor)
+
+    def _entries(self, folder: str, prefix: str) -> ManyNames:
+        """Paths in ``folder`` (``""`` or ending in ``/``) that can lead to ``prefix``; folders end in ``/``.
+
+        Ordered so that a walk in this order meets full names in their order.
+        """
+        paths = (folder + name for name in self._visible(folder))
+        found = ManyNames(path for path in paths if path.startswith(prefix) or prefix.startswith(path))
+        if not found:
+            self._check_root()
+        return found
 
     def _visible(self, folder: str) -> Iterator[str]:
         """Names of files and, with a ``/`` behind, of folders. None where there is no such folder.

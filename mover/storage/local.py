@@ -6,14 +6,14 @@ never listed; ``.swept`` remembers when leftovers of dead writers were last remo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from mover.errors import StorageError
-from mover.storage.durable import Publish, parent_of
+from mover.storage.durable import Publish
 from mover.storage.folder import Folder
 from mover.storage.mounts import list_lag_s, read_mount
 from mover.storage.names import check_name, check_prefix, octets
@@ -77,14 +77,13 @@ class LocalStore:
         return await self._run(f"looking at {check_name(name)}", lambda _: self._folder.info(name))
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        start = parent_of(check_prefix(prefix))
-        pending = await self._entries(start + "/" if start else "", prefix)
-        while pending:
-            if pending[-1].endswith("/"):
-                pending.extend(await self._entries(pending.pop(), prefix))
-                continue
-            for info in await self._infos(_take_files(pending)):
+        objects = self._folder.walk(check_prefix(prefix))
+        is_more = True
+        while is_more:
+            page = await self._run(f"listing {prefix or 'everything'}", lambda _: list(islice(objects, _PAGE)))
+            for info in page:
                 yield info
+            is_more = len(page) == _PAGE
 
     async def delete(self, name: str) -> None:
         await self._run(f"deleting {check_name(name)}", lambda _: self._folder.delete(name))
@@ -111,19 +110,3 @@ class LocalStore:
             return await self._threads.run(call)
         except OSError as error:
             raise store_error(error, folder=self.path, doing=doing) from error
-
-    async def _entries(self, folder: str, prefix: str) -> deque[str]:
-        """Last first, so that the next one is popped from the end."""
-        return deque(reversed(await self._run(f"listing {folder}", lambda _: self._folder.entries(folder, prefix))))
-
-    async def _infos(self, names: Sequence[str]) -> Sequence[ObjectInfo]:
-        found = await self._run("listing", lambda _: [self._folder.info(name) for name in names])
-        return [info for info in found if info is not None]
-
-
-def _take_files(pending: deque[str]) -> list[str]:
-    """Pop the files at the end of the list, up to a page of them."""
-    names: list[str] = []
-    while pending and not pending[-1].endswith("/") and len(names) < _PAGE:
-        names.append(pending.pop())
-    return names
