@@ -82,6 +82,8 @@ class IndexObject:
             raise damaged(name, f"a field is wrong ({error})") from None
         if len(rows) and int(rows["pack"].max()) >= len(packs):
             raise damaged(name, "a row names no pack")
+        if any(layout.index_number(one) is None for one in found.replaces):
+            raise damaged(name, "it replaces what is no index object")
         return found
 
     def part(self) -> Part:
@@ -94,7 +96,7 @@ class IndexObject:
             rows[column] = self.rows[column]
         keys = self.rows["key"].astype(np.uint64)
         # What it stands for counts as taken in: that may be damaged, and need not be read again.
-        return Part([self.name, *self.replaces], packs, keys, rows, np.ones(len(packs), bool))
+        return Part(segment.names_of([self.name, *self.replaces]), packs, keys, rows, np.ones(len(packs), bool))
 
 
 # --- places -------------------------------------------------------------------------
@@ -173,7 +175,7 @@ class IndexView:
         found: set[bytes] = set()
         for one in self._segments:
             part = one.part()
-            is_object = np.array([source.startswith(layout.INDEX) for source in part.sources], bool)
+            is_object = np.char.startswith(part.sources, layout.INDEX.encode())
             packs = part.packs[part.kept]
             found.update(row.tobytes() for row in packs["pack_id"][is_object[packs["reserved"]]])
         return found
@@ -205,6 +207,24 @@ _IS_LITTLE = np.little_endian
 # --- the local cache ----------------------------------------------------------------
 
 
+class RollCall:
+    """Which of the cached index objects are still in the store: one byte for each, whatever it lists."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = segments
+        self.there = [np.zeros(len(one.sources), bool) for one in segments]
+        """Per segment, per source."""
+
+    def answer(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """These are in the store. Which of them are cached."""
+        wanted, known = segment.names_of(names), np.zeros(len(names), bool)
+        for one, there in zip(self._segments, self.there, strict=True):
+            at = one.find_sources(wanted)
+            there[at[at >= 0]] = True
+            known |= at >= 0
+        return known
+
+
 class LocalIndex:
     """The segments of one repository in one folder. Changes come from one thread at a time.
 
@@ -227,17 +247,15 @@ class LocalIndex:
                 found.append(Segment(path))
             except (SegmentUnfit, FileNotFoundError):
                 path.unlink(missing_ok=True)
-        covered: set[str] = set()
         for one in sorted(found, key=lambda one: len(one.sources), reverse=True):
-            if covered.issuperset(one.sources):
+            if _is_covered(one, self.segments):
                 one.path.unlink(missing_ok=True)
             else:
                 self.segments += (one,)
-                covered.update(one.sources)
 
-    def sources(self) -> set[str]:
-        """Names of the index objects that are cached."""
-        return {source for one in self.segments for source in one.sources}
+    def roll_call(self) -> RollCall:
+        """Of all that is cached now; ``keep`` ends it, before anything else changes."""
+        return RollCall(self.segments)
 
     def has(self, block_id: bytes, dead: Collection[bytes]) -> bool:
         """Any thread; a few microseconds."""
@@ -246,14 +264,14 @@ class LocalIndex:
     def view(self, suspects: Collection[bytes] = ()) -> IndexView:
         return IndexView(self.segments, suspects)
 
-    def forget(self, gone_sources: Collection[str]) -> None:
-        """Index objects that the store no longer has."""
+    def keep(self, called: RollCall) -> None:
+        """Forget the index objects that did not answer: the store has them no longer."""
         left = []
-        for one in self.segments:
-            if all(source in gone_sources for source in one.sources):
-                one.path.unlink(missing_ok=True)
+        for one, there in zip(self.segments, called.there, strict=True):
+            if there.any():
+                left.append(one.only(there))
             else:
-                left.append(one.without(gone_sources))
+                one.path.unlink(missing_ok=True)
         self.segments = tuple(left)
 
     def add(self, parts: Sequence[Part]) -> None:
@@ -268,6 +286,15 @@ class LocalIndex:
         self.segments = (*(one for one in self.segments if one not in old), *new)
         for one in old:
             one.path.unlink(missing_ok=True)
+
+
+def _is_covered(one: Segment, others: Sequence[Segment]) -> bool:
+    """Whether they hold all that it holds."""
+    for begin in range(0, len(one.sources), segment.CHUNK_ROWS):
+        names = one.sources[begin : begin + segment.CHUNK_ROWS]
+        if not np.any([other.find_sources(names) >= 0 for other in others], axis=0).all():
+            return False
+    return True
 
 
 def _crowd(segments: Sequence[Segment]) -> list[Segment]:

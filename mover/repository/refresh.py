@@ -16,7 +16,7 @@ from mover.repository.index import IndexObject, IndexView, LocalIndex
 from mover.repository.keys import Secrets
 from mover.repository.opening import unwritable
 from mover.repository.pack import Contents, read_contents
-from mover.repository.segment import Part
+from mover.repository.segment import Part, names_of
 from mover.repository.together import side_by_side
 from mover.storage.protocol import ObjectInfo, Store
 
@@ -25,6 +25,8 @@ FETCH_BYTES = 32 << 20
 PACKS_PER_OBJECT = 64
 """Packs that one rebuilt index object lists."""
 READS_IN_FLIGHT = 8
+_NAMES_AT_ONCE = 1000
+"""Of listed objects, compared with the cached ones in one hop to the helper."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -60,18 +62,16 @@ class IndexCache:
         async for batch in self._unlisted_packs():
             part = IndexObject.of("packs", 0, batch).part()
             # Not the name of an index object: the next refresh drops these rows and looks again.
-            await self._add([part._replace(sources=[layout.pack_name(batch[0].pack_id)])])
+            await self._add([part._replace(sources=names_of([layout.pack_name(batch[0].pack_id)]))])
 
     async def _follow_objects(self) -> None:
-        # Each backup brings an index object: of those that are cached and there, nothing more is held.
-        gone, new = self.local.sources(), list[ObjectInfo]()
-        async for info in self._index_infos():
-            if info.name in gone:
-                gone.discard(info.name)
-            else:
-                new.append(info)
+        # Each backup brings an index object: of those that are cached and there, nothing is held.
+        called, new = self.local.roll_call(), list[ObjectInfo]()
+        async for page in self._index_pages():
+            known = await self.off_loop(partial(called.answer, [info.name for info in page]))
+            new += [info for info, is_known in zip(page, known, strict=True) if not is_known]
+        await self.off_loop(lambda: self.local.keep(called))
         self.problems, replaced = {}, set[str]()
-        await self.off_loop(lambda: self.local.forget(gone))
         for batch in _batches(new):
             found = [one for one in await self._gather(batch, self._read_index) if one is not None]
             replaced.update(name for one in found for name in one.replaces)
@@ -82,6 +82,16 @@ class IndexCache:
         async for info in self._store.list(layout.INDEX):
             if layout.index_number(info.name) is not None:
                 yield info
+
+    async def _index_pages(self) -> AsyncIterator[list[ObjectInfo]]:
+        page: list[ObjectInfo] = []
+        async for info in self._index_infos():
+            page.append(info)
+            if len(page) == _NAMES_AT_ONCE:
+                yield page
+                page = []
+        if page:
+            yield page
 
     async def install(self, delta: IndexObject) -> None:
         """Take in an index object that we have just written."""
@@ -97,8 +107,11 @@ class IndexCache:
             await self._follow_objects()
             found = await self.damaged()
             # What the cache still knows of a damaged one is read from its packs again.
-            names = {info.name async for info in self._index_infos()}
-            await self.off_loop(lambda: self.local.forget((self.local.sources() - names) | found.keys()))
+            called = self.local.roll_call()
+            async for page in self._index_pages():
+                whole = [info.name for info in page if info.name not in found]
+                await self.off_loop(partial(called.answer, whole))
+            await self.off_loop(lambda: self.local.keep(called))
             damaged = sorted(found)
             session_id, waiting = new_session_id(), list[Contents]()
             made: list[str] = []

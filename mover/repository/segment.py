@@ -19,7 +19,6 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 from blake3 import blake3
 from numpy.typing import NDArray
 
@@ -27,15 +26,20 @@ from mover.clock import secret_bytes
 from mover.repository.layout import PACK_ID_BYTES
 from mover.repository.rows import PACK_ROW_DTYPE
 
-_MAGIC = b"MOVERSG1"
+_MAGIC = b"MOVERSG2"
 _HEADER = Struct("=8sIIQQ32s")
-"""magic, bits of the fan-out table, length of the JSON, packs, rows, BLAKE3 of what follows and of the counts."""
+"""magic, bits of the fan-out table, sources, packs, rows, BLAKE3 of what follows and of the counts."""
 ROW_DTYPE = np.dtype([("tail", "=u8", 3), ("pack", "=u4"), ("offset", "=u4"), ("stored", "=u4"), ("plain", "=u4")])
 _ROW_BYTES = ROW_DTYPE.itemsize
 _TAIL_BYTES = 24
 CHUNK_ROWS = 1 << 16
 """Rows sorted at a time: the bound of anonymous memory while a segment is built (about 10 MiB)."""
 
+_NAME_BYTES = 80
+"""For the name of a source: an index object's has 47 bytes, a pack's 73."""
+_NAME_DTYPE = np.dtype(f"S{_NAME_BYTES}")
+
+Names = NDArray[np.bytes_]
 Keys = NDArray[np.uint64]
 Rows = NDArray[Any]
 
@@ -43,7 +47,8 @@ Rows = NDArray[Any]
 class Part(NamedTuple):
     """What a segment is built from: an index object, or another segment."""
 
-    sources: Sequence[str]
+    sources: Names
+    """The index objects that list the packs; a pack itself where it told of itself."""
     packs: NDArray[Any]
     """PACK_ROW_DTYPE; ``reserved`` is the row of ``sources`` that lists the pack."""
     keys: Keys
@@ -51,6 +56,13 @@ class Part(NamedTuple):
     """ROW_DTYPE, ``pack`` is a row of ``packs``."""
     kept: NDArray[np.bool_]
     """Which packs to take over."""
+
+
+def names_of(names: Collection[str]) -> Names:
+    """As a segment keeps them. Raises ValueError for one that cannot be a source's."""
+    if any(len(name) > _NAME_BYTES for name in names):
+        raise ValueError(f"a name longer than {_NAME_BYTES} bytes")
+    return np.array([name.encode("ascii") for name in names], _NAME_DTYPE)
 
 
 class SegmentUnfit(ValueError):
@@ -67,13 +79,13 @@ class Segment:
         header = memoryview(self._memory)
         if len(header) < _HEADER.size:
             raise SegmentUnfit(f"{path} is cut off")
-        magic, bits, json_bytes, packs, rows, digest = _HEADER.unpack_from(header)
-        plan = _Plan(bits, json_bytes, packs, rows)
+        magic, bits, sources, packs, rows, digest = _HEADER.unpack_from(header)
+        plan = _Plan(bits, sources, packs, rows)
         if magic != _MAGIC or not 0 < bits <= 16 or plan.size != len(header):
             raise SegmentUnfit(f"{path} is no segment")
         if _digest(header) != digest:
             raise SegmentUnfit(f"{path} is damaged")
-        self._names = header[_HEADER.size : _HEADER.size + json_bytes]
+        self.sources: Names = np.frombuffer(header, _NAME_DTYPE, sources, _HEADER.size)
         self.packs: NDArray[Any] = np.frombuffer(header, PACK_ROW_DTYPE, packs, plan.packs_at)
         self.keys: Keys = np.frombuffer(header, np.uint64, rows, plan.keys_at)
         self.rows: Rows = np.frombuffer(header, ROW_DTYPE, rows, plan.rows_at)
@@ -89,27 +101,31 @@ class Segment:
     def __len__(self) -> int:
         return len(self.keys)
 
-    @property
-    def sources(self) -> list[str]:
-        """The index objects that it tells of. Read anew each time: their number grows with the repository."""
-        found: list[str] = orjson.loads(self._names)
-        return found
-
     def part(self) -> Part:
         """Itself as material for a merge, without what is gone."""
-        if self._lost is None or self._gone is None:
+        if self._lost is None:
             return Part(self.sources, self.packs, self.keys, self.rows, np.ones(len(self.packs), bool))
         # Whoever claims a source must hold its packs: it will not be read again.
-        sources = [source for source, is_lost in zip(self.sources, self._lost, strict=True) if not is_lost]
+        kept = ~self._lost[self.packs["reserved"]]
         packs = self.packs.copy()
         packs["reserved"] = np.maximum(np.cumsum(~self._lost) - 1, 0)[packs["reserved"]]
-        return Part(sources, packs, self.keys, self.rows, ~self._gone)
+        return Part(self.sources[~self._lost], packs, self.keys, self.rows, kept)
 
-    def without(self, gone_sources: Collection[str]) -> Segment:
-        """The same file, less what these index objects list. Views of the former one stay as they are."""
+    def find_sources(self, names: Names) -> NDArray[np.intp]:
+        """Where each of these is in ``sources``, -1 where it is not."""
+        if not len(self.sources):
+            return np.full(len(names), -1, np.intp)
+        at = np.searchsorted(self.sources, names)
+        at[at == len(self.sources)] = 0
+        at[self.sources[at] != names] = -1
+        return at
+
+    def only(self, there: NDArray[np.bool_]) -> Segment:
+        """The same file, less what the other sources list. Views of the former one stay as they are."""
         twin = copy(self)
-        lost = np.array([source in gone_sources for source in self.sources], bool)
-        twin._lost, twin._gone = (lost, lost[self.packs["reserved"]]) if lost.any() else (None, None)
+        twin._lost = twin._gone = None
+        if not there.all():
+            twin._lost, twin._gone = ~there, ~there[self.packs["reserved"]]
         return twin
 
     def has(self, block_id: bytes, dead: Collection[bytes]) -> bool:
@@ -178,8 +194,9 @@ def remove_drafts(folder: Path) -> None:
 class _Plan:
     """Where the arrays of a segment lie in its file."""
 
-    def __init__(self, bits: int, json_bytes: int, packs: int, rows: int) -> None:
-        self.packs_at = _aligned(_HEADER.size + json_bytes)
+    def __init__(self, bits: int, sources: int, packs: int, rows: int) -> None:
+        self.sources, self.packs = sources, packs
+        self.packs_at = _aligned(_HEADER.size + sources * _NAME_BYTES)
         self.starts_at = self.packs_at + packs * PACK_ROW_DTYPE.itemsize
         self.keys_at = _aligned(self.starts_at + 4 * ((1 << bits) + 1))
         self.rows_at = self.keys_at + 8 * rows
@@ -217,10 +234,8 @@ def build(folder: Path, parts: Sequence[Part]) -> Segment:
     counts = np.zeros(1 << bits, np.int64)
     for keys, _ in _chunks(parts):
         counts += np.bincount(_bucket(keys, bits), minlength=len(counts))
-    sources, packs = _joined_packs(parts)
-    names = orjson.dumps(sources)
-    rows = int(counts.sum())
-    plan = _Plan(bits, len(names), len(packs), rows)
+    sources, packs = sum(len(part.sources) for part in parts), sum(int(part.kept.sum()) for part in parts)
+    plan = _Plan(bits, sources, packs, int(counts.sum()))
     path = folder / f"{secret_bytes(8).hex()}.segment"
     draft = path.with_suffix(".draft")
     try:
@@ -229,7 +244,7 @@ def build(folder: Path, parts: Sequence[Part]) -> Segment:
             # Allocated for real: a full disk is an error here, not a signal later.
             os.posix_fallocate(file.fileno(), 0, plan.size)
             memory = mmap.mmap(file.fileno(), plan.size)
-            _fill(memoryview(memory), plan, bits, names, packs, counts, parts)
+            _fill(memoryview(memory), plan, bits, counts, parts)
             memory.flush()
         draft.rename(path)
     except BaseException:
@@ -238,20 +253,9 @@ def build(folder: Path, parts: Sequence[Part]) -> Segment:
     return Segment(path)
 
 
-def _fill(
-    out: memoryview,
-    plan: _Plan,
-    bits: int,
-    names: bytes,
-    packs: NDArray[Any],
-    counts: NDArray[np.int64],
-    parts: Sequence[Part],
-) -> None:
-    total = int(counts.sum())
-    ends = np.cumsum(counts)
-    starts = np.concatenate([[0], ends])
-    out[_HEADER.size : _HEADER.size + len(names)] = names
-    np.frombuffer(out, PACK_ROW_DTYPE, len(packs), plan.packs_at)[:] = packs
+def _fill(out: memoryview, plan: _Plan, bits: int, counts: NDArray[np.int64], parts: Sequence[Part]) -> None:
+    _fill_packs(out, plan, parts)
+    total, starts = int(counts.sum()), np.concatenate([[0], np.cumsum(counts)])
     np.frombuffer(out, np.uint32, len(starts), plan.starts_at)[:] = starts
     keys_out = np.frombuffer(out, np.uint64, total, plan.keys_at)
     rows_out = np.frombuffer(out, ROW_DTYPE, total, plan.rows_at)
@@ -264,9 +268,23 @@ def _fill(
         keys_out[place], rows_out[place] = keys, rows[order]
         cursor += np.bincount(buckets, minlength=len(counts))
     _sort_buckets(keys_out, rows_out, starts)
-    header = _HEADER.pack(_MAGIC, bits, len(names), len(packs), total, bytes(32))
+    header = _HEADER.pack(_MAGIC, bits, plan.sources, plan.packs, total, bytes(32))
     out[: _HEADER.size] = header
     out[_HEADER.size - 32 : _HEADER.size] = _digest(out)
+
+
+def _fill_packs(out: memoryview, plan: _Plan, parts: Sequence[Part]) -> None:
+    """All sources, sorted in the file itself, and all kept packs with the new number of their source."""
+    sources = np.frombuffer(out, _NAME_DTYPE, plan.sources, _HEADER.size)
+    np.concatenate([part.sources for part in parts], out=sources)
+    sources.sort()
+    packs, begin = np.frombuffer(out, PACK_ROW_DTYPE, plan.packs, plan.packs_at), 0
+    for part in parts:
+        kept = part.packs[part.kept]
+        # Where two parts have a source, both mean its first row; the second then counts as one that is gone.
+        kept["reserved"] = np.searchsorted(sources, part.sources)[kept["reserved"]]
+        packs[begin : begin + len(kept)] = kept
+        begin += len(kept)
 
 
 def _sort_buckets(keys: Keys, rows: Rows, starts: NDArray[np.int64]) -> None:
@@ -285,18 +303,6 @@ def _sort_buckets(keys: Keys, rows: Rows, starts: NDArray[np.int64]) -> None:
 
 def _bucket(keys: Keys, bits: int) -> NDArray[np.int64]:
     return (keys >> np.uint64(64 - bits)).astype(np.int64)
-
-
-def _joined_packs(parts: Sequence[Part]) -> tuple[list[str], NDArray[Any]]:
-    """All sources, and all kept packs with the new number of their source."""
-    sources: list[str] = []
-    tables = []
-    for part in parts:
-        table = part.packs[part.kept].copy()
-        table["reserved"] += len(sources)
-        sources += part.sources
-        tables.append(table)
-    return sources, np.concatenate(tables) if tables else np.empty(0, PACK_ROW_DTYPE)
 
 
 def _chunks(parts: Sequence[Part]) -> Iterator[tuple[Keys, Rows]]:

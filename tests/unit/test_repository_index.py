@@ -43,6 +43,18 @@ def some_ids(seed: int, count: int) -> list[bytes]:
     return [dice.randbytes(32) for _ in range(count)]
 
 
+def name(session: str) -> str:
+    return layout.index_name(session, 0)
+
+
+def keep(local: LocalIndex, *sessions: str) -> list[bool]:
+    """The store has the index objects of these sessions only. Which of them were cached."""
+    called = local.roll_call()
+    known = called.answer([name(session) for session in sessions])
+    local.keep(called)
+    return known.tolist()
+
+
 IDS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=30, unique=True)
 
 
@@ -71,6 +83,12 @@ def test_a_row_that_names_no_pack_is_refused():
     made = index_object([some_ids(1, 3)])
     made.rows["pack"][1] = 7
     with pytest.raises(Damaged, match="names no pack"):
+        IndexObject.open(SECRETS, made.name, b"".join(made.seal(SECRETS)))
+
+
+def test_one_that_replaces_what_is_no_index_object_is_refused():
+    made = IndexObject.of("session", 0, [contents(some_ids(1, 3), 1)], ["packs/00/00"])
+    with pytest.raises(Damaged, match="replaces what is no index object"):
         IndexObject.open(SECRETS, made.name, b"".join(made.seal(SECRETS)))
 
 
@@ -135,13 +153,40 @@ def test_rows_of_an_index_object_that_is_gone_are_not_found(tmp_path: Path):
     first, second = some_ids(1, 5), some_ids(2, 5)
     local = LocalIndex(tmp_path)
     local.add([index_object([first], "a").part(), index_object([second], "b", first=9).part()])
-    local.forget({layout.index_name("a", 0)})
+    assert keep(local, "b", "stranger") == [True, False]
     assert not any(local.has(block_id, frozenset()) for block_id in first)
     assert all(local.has(block_id, frozenset()) for block_id in second)
     assert (local.view().locate(b"".join(first)).state == PlaceState.MISSING).all()
-    local.forget({layout.index_name("a", 0), layout.index_name("b", 0)})
+    keep(local)
     assert local.segments == ()
     assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 9), st.sets(st.integers(0, 9))), min_size=1, max_size=30),
+    chunk=st.sampled_from([1, 3, segment.CHUNK_ROWS]),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_cached_is_what_was_taken_in_and_is_still_there(
+    steps: list[tuple[int, set[int]]], chunk: int, tmp_path_factory
+):
+    """Also of an object that two segments have, as where two processes share the folder. What a list left out once
+    may be known when it is back, and is then found."""
+    folder = tmp_path_factory.mktemp("index")
+    local, cached, ever = LocalIndex(folder), set[int](), set[int]()
+    ids = {number: some_ids(number, 3) for number in range(10)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "CHUNK_ROWS", chunk)
+        for taken, there in steps:
+            local.add([index_object([ids[taken]], f"s{taken}", first=taken + 1).part()])
+            known = keep(local, *(f"s{number}" for number in sorted(there)))
+            ever.add(taken)
+            least = (cached | {taken}) & there
+            cached = {number for number, is_known in zip(sorted(there), known, strict=True) if is_known}
+            assert least <= cached <= ever
+            for found in (local, LocalIndex(folder)):
+                keep(found, *(f"s{number}" for number in cached))
+                assert {number for number in ids if found.has(ids[number][0], frozenset())} == cached
 
 
 def test_an_index_object_that_comes_back_is_read_again(tmp_path: Path):
@@ -149,13 +194,13 @@ def test_an_index_object_that_comes_back_is_read_again(tmp_path: Path):
     first = some_ids(1, 5)
     local, back = LocalIndex(tmp_path), index_object([first], "a").part()
     local.add([back, index_object([some_ids(2, 5)], "b", first=9).part()])
-    local.forget({layout.index_name("a", 0)})
-    for number in range(3, 9):
-        local.add([index_object([some_ids(number, 5)], f"s{number}", first=number * 10).part()])
+    keep(local, "b")
+    later = [f"s{number}" for number in range(3, 9)]
+    for number, session in enumerate(later, 3):
+        local.add([index_object([some_ids(number, 5)], session, first=number * 10).part()])
     for fresh in (local, LocalIndex(tmp_path)):
-        assert layout.index_name("a", 0) not in fresh.sources()
-        assert layout.index_name("b", 0) in fresh.sources()
-        fresh.forget({layout.index_name("b", 0)})
+        assert fresh.roll_call().answer([name("a"), name("b")]).tolist() == [False, True]
+        keep(fresh, *later)
         assert not fresh.has(some_ids(2, 5)[0], frozenset())
         assert fresh.has(some_ids(8, 5)[0], frozenset())
     local.add([back])
@@ -167,7 +212,7 @@ def test_a_view_stays_as_it_was(tmp_path: Path):
     local = LocalIndex(tmp_path)
     local.add([index_object([first], "a").part(), index_object([second], "b", first=9).part()])
     view = local.view()
-    local.forget({layout.index_name("a", 0)})
+    keep(local, "b")
     local.add([index_object([some_ids(number, 5)], f"s{number}").part() for number in range(3, 9)])
     assert (view.locate(b"".join(first + second)).state == PlaceState.STORED).all()
 
@@ -191,7 +236,8 @@ def test_many_deltas_become_few_segments_and_lose_nothing(tmp_path: Path):
     assert all(local.has(block_id, frozenset()) for block_id in everything)
     assert len(list(tmp_path.glob("*.segment"))) == len(local.segments)
     again = LocalIndex(tmp_path)
-    assert again.sources() == {layout.index_name(f"s{number}", 0) for number in range(40)}
+    assert all(keep(again, *(f"s{number}" for number in range(40))))
+    assert all(again.has(block_id, frozenset()) for block_id in everything)
 
 
 def test_a_damaged_segment_is_thrown_away(tmp_path: Path):
@@ -234,7 +280,7 @@ def test_a_million_records_cost_little_anonymous_memory(tmp_path: Path):
     table["tail"] = raw[:, 1:]
     packs = np.zeros(1000, PACK_ROW_DTYPE)
     table["pack"] = np.arange(rows) % 1000
-    part = segment.Part(["index/a-00000000"], packs, raw[:, 0], table, np.ones(1000, bool))
+    part = segment.Part(segment.names_of(["index/a-00000000"]), packs, raw[:, 0], table, np.ones(1000, bool))
     tracemalloc.start()
     try:
         local = LocalIndex(tmp_path)
