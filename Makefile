@@ -59,11 +59,13 @@ on-debian:
 	@command -v apt-get >/dev/null || { echo "make $(MAKECMDGOALS): made of Debian's packages, it runs on Debian only."; exit 1; }
 
 # Builds one from Debian's packages alone and runs it: one process, since its tests share the image.
+# ARCHITECTURE=arm64: the same of another one, emulated; 20 minutes instead of 3.
 IMAGE_TOOLS := buildah:buildah mmdebstrap:mmdebstrap podman:podman runc:runc conmon:conmon
+EMULATION   := arch-test:arch-test qemu-$(ARCHITECTURE:arm64=aarch64)-static:qemu-user-static
 
 image-test: on-debian $(VENV)/.test-ready
-	@deploy/tools.sh $(IMAGE_TOOLS)
-	@$(BIN)/pytest -m image tests/image
+	@deploy/tools.sh $(IMAGE_TOOLS) $(if $(ARCHITECTURE),$(EMULATION))
+	@ARCHITECTURE=$(ARCHITECTURE) $(BIN)/pytest -m image tests/image
 
 # What the Ansible role installs. BUNDLE_OPTIONS='--offline 3.11': with all wheels (deploy/ansible/README.md).
 bundle: $(VENV)/.ready

@@ -17,7 +17,18 @@ from packaging.requirements import Requirement
 import mover
 from tests.support.commandline import ONE
 from tests.support.commandline import desk as new_desk
-from tests.support.containers import BASE, IMAGE, RIGHTS, SOURCE, Containers, source_tree, unusable
+from tests.support.containers import (
+    ARCHITECTURE,
+    BASE,
+    IMAGE,
+    PLATFORM,
+    RIGHTS,
+    SOURCE,
+    Containers,
+    here,
+    source_tree,
+    unusable,
+)
 from tests.support.servers import free_ports
 from tests.support.source import ROOT
 
@@ -32,6 +43,8 @@ CANARY = "canary-7b1f0c-of-a-secret"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 README = ROOT / "deploy/container/README.md"
 STATE = "/var/lib/mover"
+_SHIM = ROOT / "tests/image/emulated"
+EMULATED = ("--volume", f"{_SHIM}:/emulated:ro", "--env", "PYTHONPATH=/emulated") if ARCHITECTURE else ()
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +81,14 @@ def test_labels_say_what_it_is(config):
     assert (labels["title"], labels["licenses"]) == ("mover", "Apache-2.0")
     assert (labels["source"], labels["base.name"]) == (SOURCE, BASE)
     assert "Nutanix AHV" in labels["description"]
+
+
+def test_its_programs_are_of_the_architecture_that_it_names(containers):
+    inspected = containers.buildah("inspect", "--type", "image", IMAGE).json
+    machine = containers.podman("run", "--rm", *here(), "--entrypoint", "uname", IMAGE, "-m").out.strip()
+    known = {"amd64": "x86_64", "arm64": "aarch64"}
+    assert known[inspected["OCIv1"]["architecture"]] == machine
+    assert not ARCHITECTURE or known[ARCHITECTURE] == machine
 
 
 def test_it_is_a_daemon_of_an_ordinary_user_that_can_be_asked_and_told(config):
@@ -165,10 +186,10 @@ def outside(tmp_path) -> Iterator[Path]:
 
 def test_the_demo_backs_up_and_restores_inside_on_loop_devices(containers, outside):
     """Without a container runtime, as it is built: a chroot with the capabilities of the lab's own devices."""
-    container = containers.buildah("from", IMAGE).out.strip()
+    container = containers.buildah("from", *PLATFORM, IMAGE).out.strip()
     rights = ("--isolation", "chroot", "--user", "0", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_MKNOD")
     # The state lies outside: no loop device keeps the container's own file system busy.
-    volume = ("--volume", f"{outside}:{STATE}:rw")
+    volume = ("--volume", f"{outside}:{STATE}:rw", *EMULATED)
     done = containers.buildah("run", *rights, *volume, container, "--", "mover", "demo", "--folder", f"{STATE}/demo")
     assert done.code == 0, done.err
     assert "loop devices with direct I/O; reflinks on an own XFS" in done.err

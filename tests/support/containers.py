@@ -15,9 +15,12 @@ from tests.support.source import ROOT
 
 BASE, IMAGE = "localhost/mover-test-base", "localhost/mover-test"
 SOURCE = "https://example.org/mover"
+ARCHITECTURE = os.environ.get("ARCHITECTURE", "")
+"""As Debian calls it; empty: this machine's. Another one's programs run emulated, some ten times slower."""
 PATIENCE_S = 500
 _CONTEXT = ("mover", "pyproject.toml", "README.md", "LICENSE", "deploy/requirements.lock", "deploy/container")
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+PLATFORM = ("--platform", f"linux/{ARCHITECTURE}") if ARCHITECTURE else ()
 SCSI_MAJORS = (8, *range(65, 72), *range(128, 136))
 RIGHTS = (
     *("--read-only", "--tmpfs", "/tmp", "--network", "host", "--cap-drop", "all", "--cap-add", "SYS_ADMIN"),
@@ -30,8 +33,13 @@ def unusable() -> str | None:
     """Why no image can be built here, in words; None where it can."""
     if os.geteuid() != 0:
         return "building an image from packages needs root"
-    missing = [name for name in ("buildah", "mmdebstrap", "podman", "runc") if not shutil.which(name)]
-    return f"not installed: {', '.join(missing)}" if missing else None
+    programs = ["buildah", "mmdebstrap", "podman", "runc", *(["arch-test"] if ARCHITECTURE else [])]
+    missing = [name for name in programs if not shutil.which(name)]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if ARCHITECTURE and subprocess.run(["arch-test", ARCHITECTURE], capture_output=True, check=False).returncode:
+        return f"programs of {ARCHITECTURE} do not run here: mount binfmt_misc, then install qemu-user-static"
+    return None
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Containers:
         environment = {
             **os.environ,
             "BUILDER": " ".join(self._builder),
-            "BUILD_OPTIONS": "--isolation chroot",
+            "BUILD_OPTIONS": " ".join(["--isolation chroot", *PLATFORM]),
             "PIP_CERT": str(certificates),
             "REVISION": revision,
             "SOURCE": SOURCE,
@@ -101,11 +109,11 @@ class Containers:
 
     def run(self, *words: str, give: tuple[str, ...] = RIGHTS) -> Done:
         """``podman run --rm`` of the image with these flags; words: mover's own."""
-        return self.podman("run", "--rm", *_here(), *give, IMAGE, *words)
+        return self.podman("run", "--rm", *here(), *give, IMAGE, *words)
 
     def start(self, name: str, *words: str, give: tuple[str, ...]) -> None:
         """The same in the background, under a name."""
-        done = self.podman("run", "--detach", "--name", name, *_here(), *give, IMAGE, *words)
+        done = self.podman("run", "--detach", "--name", name, *here(), *give, IMAGE, *words)
         assert done.code == 0, done.err
 
     def until(self, name: str, words: str) -> str:
@@ -142,7 +150,7 @@ def _driver(common: list[str]) -> str:
     return "overlay" if tried.code == 0 else "vfs"
 
 
-def _here() -> tuple[str, ...]:
+def here() -> tuple[str, ...]:
     """Without systemd there is no timer for health checks; where limits may not be raised they are named."""
     return "--no-healthcheck", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"
 
