@@ -12,7 +12,7 @@ from typing import TypeVar
 from mover.errors import Damaged, ObjectMissing
 from mover.repository import layout
 from mover.repository.hold import new_session_id
-from mover.repository.index import IndexObject, IndexView, LocalIndex
+from mover.repository.index import IndexObject, IndexView, LocalIndex, RollCall
 from mover.repository.keys import Secrets
 from mover.repository.opening import unwritable
 from mover.repository.pack import Contents, read_contents
@@ -66,7 +66,7 @@ class IndexCache:
 
     async def _follow_objects(self) -> None:
         # Each backup brings an index object: of those that are cached and there, nothing is held.
-        called, new = self.local.roll_call(), list[ObjectInfo]()
+        called, new = await self._roll_call(), list[ObjectInfo]()
         async for page in self._index_pages():
             known = await self.off_loop(partial(called.answer, [info.name for info in page]))
             new += [info for info, is_known in zip(page, known, strict=True) if not is_known]
@@ -77,6 +77,10 @@ class IndexCache:
             replaced.update(name for one in found for name in one.replaces)
             await self._add([one.part() for one in found])
         self.problems = {name: error for name, error in self.problems.items() if name not in replaced}
+
+    async def _roll_call(self) -> RollCall:
+        # On the helper, behind a change whose caller was cancelled: that one goes on, and the lock is free.
+        return await self.off_loop(self.local.roll_call)
 
     async def _index_infos(self) -> AsyncIterator[ObjectInfo]:
         async for info in self._store.list(layout.INDEX):
@@ -107,7 +111,7 @@ class IndexCache:
             await self._follow_objects()
             found = await self.damaged()
             # What the cache still knows of a damaged one is read from its packs again.
-            called = self.local.roll_call()
+            called = await self._roll_call()
             async for page in self._index_pages():
                 whole = [info.name for info in page if info.name not in found]
                 await self.off_loop(partial(called.answer, whole))
