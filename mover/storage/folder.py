@@ -153,12 +153,12 @@ class Folder:
             os.fsync(descriptor)
 
     def _entries(self, folder: str, prefix: str) -> ManyNames:
-        """Paths in ``folder`` (``""`` or ending in ``/``) that can lead to ``prefix``; folders end in ``/``.
+        """Paths in ``folder`` (``""`` or ending in ``/``) that start with ``prefix``; folders end in ``/``.
 
         Ordered so that a walk in this order meets full names in their order.
         """
         paths = (folder + name for name in self._visible(folder))
-        found = ManyNames(path for path in paths if path.startswith(prefix) or prefix.startswith(path))
+        found = ManyNames(path for path in paths if path.startswith(prefix))
         if not found:
             self._check_root()
         return found

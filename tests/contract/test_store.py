@@ -159,6 +159,7 @@ async def test_listing_is_ordered_by_name_and_kept_to_its_prefix(store: Store) -
     assert await names(store, "packs/00/00b") == ["packs/00/00bb"]
     assert await names(store, "index/s-1") == ["index/s-1", "index/s-10"]
     assert await names(store, "packs/00/00bb") == ["packs/00/00bb"]
+    assert await names(store, "packs/00/00bbcc") == []
     assert await names(store, "none/") == []
     assert await names(store, "packs/02") == []
 
