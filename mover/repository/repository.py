@@ -142,8 +142,7 @@ class Repository:
         dead = [layout.pack_id_of(info.name) async for info in self.store.list(layout.TOMBSTONES)]
         suspects = await list_suspects(self.store)
         await self._cache.refresh()
-        ours = layout.index_name(hold.record.id, 0)[:-8]
-        mine = [layout.index_number(info.name) or 0 async for info in self.store.list(ours)]
+        mine = await self._index_numbers(session_id) if session_id else []
         return Session(
             self._tools,
             hold,
@@ -194,6 +193,11 @@ class Repository:
             judge(name, await self.store.get(name), self._secrets, session_id)
             found.append(name)
         return found
+
+    async def _index_numbers(self, session_id: str) -> list[int]:
+        """Of the index objects that this session has written."""
+        infos = self.store.list(layout.index_name(session_id, 0)[:-8])
+        return [layout.index_number(info.name) or 0 async for info in infos]
 
     async def check(self, point: RestorePoint | None = None) -> CheckReport:
         """Read every object but the blocks, or only index objects and what one point needs.

@@ -19,6 +19,7 @@ from mover.repository.manifest import seal_manifest
 from mover.repository.pack import RecordOpener
 from mover.repository.verify import check
 from mover.storage.protocol import StoreTraits
+from tests.support.faultystore import FaultyStore
 from tests.support.repositories import (
     VM,
     backup,
@@ -119,6 +120,15 @@ async def test_a_resumed_session_finds_what_was_durable(tmp_path: Path, monkeypa
     assert (await check(fresh)).is_clean
     assert len(set(names(left, "index/"))) == len(names(left, "index/")) > 1
     await fresh.close()
+
+
+async def test_a_new_session_lists_the_index_once(tmp_path: Path):
+    store = FaultyStore(await make())
+    repository = await open_in(store, tmp_path)
+    before = len(store.calls)
+    await (await repository.open_session(points=[(VM, "p1")])).end()
+    assert [call for call in store.calls[before:] if call.startswith("list index/")] == ["list index/"]
+    await repository.close()
 
 
 async def test_committing_again_is_harmless_even_after_the_end(tmp_path: Path):
