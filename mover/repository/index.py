@@ -82,7 +82,7 @@ class IndexObject:
             raise damaged(name, f"a field is wrong ({error})") from None
         if len(rows) and int(rows["pack"].max()) >= len(packs):
             raise damaged(name, "a row names no pack")
-        if any(layout.index_number(one) is None for one in found.replaces):
+        if not all(isinstance(one, str) and layout.index_number(one) is not None for one in found.replaces):
             raise damaged(name, "it replaces what is no index object")
         return found
 

@@ -6,6 +6,7 @@ import fcntl
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,8 +87,9 @@ def test_a_row_that_names_no_pack_is_refused():
         IndexObject.open(SECRETS, made.name, b"".join(made.seal(SECRETS)))
 
 
-def test_one_that_replaces_what_is_no_index_object_is_refused():
-    made = IndexObject.of("session", 0, [contents(some_ids(1, 3), 1)], ["packs/00/00"])
+@pytest.mark.parametrize("replaced", ["packs/00/00", 5, None])
+def test_one_that_replaces_what_is_no_index_object_is_refused(replaced: Any):
+    made = IndexObject.of("session", 0, [contents(some_ids(1, 3), 1)], [replaced])
     with pytest.raises(Damaged, match="replaces what is no index object"):
         IndexObject.open(SECRETS, made.name, b"".join(made.seal(SECRETS)))
 
