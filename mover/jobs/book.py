@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -113,16 +114,16 @@ class JobBook:
                 f"Job {job.id} is {job.state}, so there is nothing to repeat",
                 remedy="See the jobs and their states with: mover job list",
             )
-        (self._state_dir / CANCEL_FOLDER / job.id).unlink(missing_ok=True)
+        self._wish(job.id).unlink(missing_ok=True)
         await self._call(self._enqueue, job.id, job.attempt + 1, job.operation, dict(job.request))
         return job.id
 
     async def cancel(self, job_id: str) -> None:
         """Ask a job to end in order; the executor sees it within a second."""
         job = await self.job(job_id)
-        folder = self._state_dir / CANCEL_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / job.id).touch()
+        wish = self._wish(job.id)
+        wish.parent.mkdir(parents=True, exist_ok=True)
+        wish.touch()
 
     async def job(self, job_id: str) -> Job:
         """The newest attempt at a job, by its id or the beginning of it. Raises UsageError, AmbiguousName."""
@@ -209,7 +210,18 @@ class JobBook:
     def _prune_some(self, which: Mapping[str, Any]) -> bool:
         if names := self._names(_ENDED, limit=_PRUNED_AT_ONCE, **which):
             self._book().delete_workflows(names)
+        for job_id in {name.rpartition("-")[0] for name in names}:
+            self._forget_wish(job_id)
         return bool(names)
+
+    def _forget_wish(self, job_id: str) -> None:
+        wish = self._wish(job_id)
+        with suppress(OSError):  # an empty file that nobody reads any more
+            if wish.exists() and not self._names([*_ACTIVE, *_ENDED], workflow_id_prefix=f"{job_id}-", limit=1):
+                wish.unlink()
+
+    def _wish(self, job_id: str) -> Path:
+        return self._state_dir / CANCEL_FOLDER / job_id
 
     def _names(self, states: list[str], **which: Any) -> list[str]:
         rows = self._book().list_workflows(name=WORKFLOW, status=states, load_input=False, load_output=False, **which)

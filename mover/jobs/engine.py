@@ -187,6 +187,7 @@ class Engine:
             cancellation = Cancellation()
             self._running[job_id] = (task, cancellation)
             try:
+                # It stays until the book forgets the job: whoever runs this again, its end not noted, is to see it too.
                 if await aside(self._wish(job_id).exists):
                     cancellation.wish()
                 return await self._run(operation, request, DurableSteps(job_id, cancellation, self._stop_for))
@@ -202,7 +203,6 @@ class Engine:
         try:
             with logs.bind(job=steps.job_id):
                 values = await self._outcome(operation, request, steps)
-            await aside(partial(self._wish(steps.job_id).unlink, missing_ok=True))
             outcome = _outcome_of(values)
             return values
         finally:

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from functools import partial
 
 import pytest
 
@@ -82,25 +81,6 @@ async def test_jobs_end_as_their_operations_do(tmp_path, book):
         assert (await book.wait(bad)).attempt == 2
         with pytest.raises(UsageError):
             await book.retry(good)
-
-
-async def test_a_job_that_is_stopped_before_its_end_is_noted_counts_as_interrupted(tmp_path, book, monkeypatch):
-    at_its_end = asyncio.Event()
-
-    async def hanging(call):
-        if isinstance(call, partial) and "missing_ok" in call.keywords:
-            at_its_end.set()
-            await asyncio.Event().wait()
-
-    def counted(outcome):
-        return REGISTRY.get_sample_value("mover_jobs_total", {"operation": "stopped", "outcome": outcome})
-
-    async with running(tmp_path, stopped=add_up):
-        before = counted("done"), counted("interrupted")
-        monkeypatch.setattr(engine, "aside", hanging)
-        await book.submit("stopped", {"value": 5})
-        await at_its_end.wait()
-    assert (counted("done"), counted("interrupted")) == (before[0], before[1] + 1)
 
 
 async def test_jobs_are_counted_by_how_they_ended(tmp_path, book):
@@ -176,7 +156,6 @@ async def test_a_cancelled_job_ends_in_order(tmp_path, book):
         ended = await book.wait(job_id)
     assert isinstance(ended.error, JobCancelled)
     assert cleaned == ["clean"]
-    assert list((tmp_path / "cancel").iterdir()) == []
 
 
 async def test_the_error_of_the_block_is_raised_as_itself(tmp_path):

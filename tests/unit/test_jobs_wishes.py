@@ -1,0 +1,83 @@
+"""Wishes to cancel a job, which are files: what they outlive, and what they never change."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mover.clock import SystemClock
+from mover.errors import JobCancelled
+from mover.jobs.book import JobBook, JobState
+from mover.jobs.engine import Engine
+
+
+def running(folder, **operations):
+    return Engine.running(folder, operations, side_by_side=2, clock=SystemClock())
+
+
+@pytest.fixture
+async def book(tmp_path):
+    opened = JobBook(tmp_path, clock=SystemClock())
+    yield opened
+    await opened.close()
+
+
+async def test_the_outcome_is_what_the_operation_gave_whatever_becomes_of_a_wish_to_cancel_it(tmp_path, book):
+    async def leave(request, steps):
+        (tmp_path / "cancel" / steps.job_id).mkdir(parents=True)  # no file: whoever unlinks it meets an error
+        return {"is": 1}
+
+    async with running(tmp_path, leave=leave):
+        ended = await book.wait(await book.submit("leave", {}))
+    assert (ended.state, ended.result) == (JobState.DONE, {"is": 1})
+
+
+async def test_a_cancelled_job_is_cancelled_still_where_its_end_was_not_noted(tmp_path, book, monkeypatch):
+    at_its_end, run = asyncio.Event(), Engine._run
+
+    async def hanging(*arguments):
+        await run(*arguments)
+        at_its_end.set()
+        await asyncio.Event().wait()
+
+    async def job(request, steps):
+        entered.set()
+        if not at_its_end.is_set():
+            await steps.cancellation.unless(asyncio.Event().wait())
+        steps.cancellation.check()
+        return {}
+
+    entered = asyncio.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_run", hanging)
+        async with running(tmp_path, job=job):
+            job_id = await book.submit("job", {})
+            await entered.wait()
+            await book.cancel(job_id)
+            await at_its_end.wait()
+    async with running(tmp_path, job=job):
+        assert isinstance((await book.wait(job_id)).error, JobCancelled)
+
+
+async def test_a_wish_to_cancel_goes_with_the_last_line_of_its_job(tmp_path, book):
+    entered = asyncio.Event()
+
+    async def hold(request, steps):
+        entered.set()
+        await steps.cancellation.unless(asyncio.Event().wait())
+
+    async with running(tmp_path, hold=hold):
+        job_ids = [await book.submit("hold", {}), await book.submit("hold", {})]
+        for job_id in job_ids:
+            await book.cancel(job_id)
+            await book.wait(job_id)
+        entered.clear()
+        await book.retry(job_ids[1])
+        await entered.wait()
+        await book.cancel(job_ids[1])
+        await book.wait(job_ids[1])
+        assert {path.name for path in (tmp_path / "cancel").iterdir()} == set(job_ids)
+        await book.prune(older_than_s=-86400.0)
+    assert await book.jobs() == []
+    assert list((tmp_path / "cancel").iterdir()) == []
