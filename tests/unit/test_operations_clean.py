@@ -9,7 +9,7 @@ import json
 import pytest
 
 from mover.catalog.ledger import Kind
-from mover.errors import HookFailed, HypervisorUnreachable, StoreUnreachable, UsageError
+from mover.errors import HookFailed, HypervisorUnreachable, StateFull, StoreUnreachable, UsageError
 from mover.metrics import REGISTRY
 from mover.model.machine import CloneSource, EmptyDisk, Slot
 from mover.operations.backup import backup_vm
@@ -274,6 +274,17 @@ async def test_ended_jobs_are_forgotten_where_it_cleans_up_and_not_where_it_look
     assert calls == []
     await reconcile(node, apply=True)
     assert calls == [1]
+
+
+async def test_what_was_done_is_told_where_the_past_cannot_be_forgotten(w):
+    async def fail():
+        raise StateFull("no room", remedy="make some")
+
+    web = w.hypervisor.add_vm("web", [BLOCK])
+    await w.backup(web)
+    w.hypervisor.state.snapshots.clear()
+    node = dataclasses.replace(w.node, forget_jobs=fail)
+    assert [item.action.verb for item in await reconcile(node, apply=True)] == [Verb.CLOSE]
 
 
 async def test_the_end_of_a_restore_judges_no_snapshot(w):
