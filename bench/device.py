@@ -193,10 +193,10 @@ def main(
     out: Out = None,
 ) -> None:
     """Read a disk, or a file made for it: by fio, by threads, by the pipeline."""
-    samples = 2 if quick else samples
+    size, samples = ("4MiB", 2) if quick else (size, samples)
     settings = settings_of(device=device, folder=folder, size=size, samples=samples, order_random=is_random)
     with bench("device", out, quick=quick, **settings) as run:
-        volume = min(parse_size(size), 4 * MIB) if quick else parse_size(size)
+        volume = parse_size(size)
         sizes, depths = ((256 * KIB,), (1, 4)) if quick else (SIZES, DEPTHS)
         what: dict[str, Any] = {
             "sizes": sizes,

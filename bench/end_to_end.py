@@ -252,9 +252,9 @@ def main(
     out: Out = None,
 ) -> None:
     """Measure, print a table, and write results.json beside it."""
+    rounds, size, only = (1, 1 / 16, only or QUICK) if quick else (rounds, size, only)
     named = settings_of(rounds=rounds, size_gib=size, seed=seed, only=only)
     with bench("end_to_end", out, quick=quick, shows=False, **named) as run:
-        rounds, size, only = (1, 1 / 16, only or QUICK) if quick else (rounds, size, only)
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         tools = folder / "peers"

@@ -273,10 +273,10 @@ def main(
     out: Out = None,
 ) -> None:
     """Soak: ends with 1 when memory grows, anything is left, or a restored byte differs."""
-    named = settings_of(minutes=minutes, size=size, folder=folder)
+    minutes, rounds, size = (0.0, 2, "8MiB") if quick else (minutes, rounds, size)
+    named = settings_of(minutes=minutes, rounds=rounds, size=size, folder=folder)
     with bench("soak", out, quick=quick, **named) as run:
-        size_bytes, minutes = (8 * MIB, 0.0) if quick else (parse_size(size), minutes)
-        rounds = 2 if quick else rounds
+        size_bytes = parse_size(size)
         if os.geteuid() != 0:
             run.note("not root: the disk is a file with direct I/O, no loop devices come and go")
         held = _held()

@@ -67,12 +67,17 @@ def quick(script: str, place: Path, *arguments: object) -> Results:
     return read(out)
 
 
+RAN = {"soak": {"minutes": 0.0, "rounds": 2, "size": "8MiB"}, "device": {"size": "4MiB", "samples": 2}}
+"""Not what was typed, nor the defaults."""
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_measures_what_it_says(script, tmp_path):
     results = quick(script, tmp_path, *LESS.get(script, ()))
     assert results.bench == script
     assert {series.name for series in results.series} >= SCRIPTS[script]
     assert "a quick run: the sizes are too small for figures" in results.notes
+    assert results.settings.items() >= RAN.get(script, {}).items()
     assert all(sample >= 0 for series in results.series for sample in series.samples)
     assert results.settings.get("samples", 0) <= max(len(series.samples) for series in results.series)
 
