@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,9 +36,20 @@ def load(
     nearest name.
     """
     environment = os.environ if environment is None else environment
+    sources = (_from_file(file), _from_secrets(environment), _from_environment(environment), flags or {})
+    return _with_secret_files(_validated(sources))
+
+
+def check_file(file: Path) -> None:
+    """Raises what ``load`` would say of this file alone; the secret files that it names are not read."""
+    _validated([_from_file(file)])
+
+
+def _validated(sources: Iterable[Mapping[str, Any]]) -> Settings:
+    """All of them, the later ones over the former."""
     merged: dict[str, Any] = {}
     known = set(setting_names())
-    for source in (_from_file(file), _from_secrets(environment), _from_environment(environment), flags or {}):
+    for source in sources:
         given = {name: value for name, value in _flatten(source) if value is not None}
         for name in filter(given.get, given):
             # A secret in a later source is meant to win over the file that an earlier one names.
@@ -49,10 +60,9 @@ def load(
             else:
                 _put(merged, name, value)
     try:
-        settings = Settings.model_validate(merged)
+        return Settings.model_validate(merged)
     except ValidationError as error:
         raise _explained(error) from None
-    return _with_secret_files(settings)
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ def edited(path: Path, text: str, values: Values) -> str:
     if not is_right:
         raise _refused(path, values)
     return changed
+
+
+def require_editable(path: Path, text: str, names: Iterable[str]) -> None:
+    """Raises UsageError where ``edited`` could not put values of these names in."""
+    try:
+        edited(path, text, dict.fromkeys(names, 0))
+    except UsageError as error:
+        remedy = "Write its settings one a line, or leave --write out: the lines to put in are shown then."
+        raise UsageError(error.message, remedy=remedy) from None
 
 
 def difference(path: Path, before: str, after: str) -> str:

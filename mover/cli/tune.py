@@ -31,6 +31,7 @@ from mover.errors import DeviceRefused, UsageError
 from mover.model.region import Regions
 from mover.operations.knobs import knobs, with_change, written
 from mover.operations.tuning import BACKUP, PRESENT, RESTORE, Change, Cost, Finding, Search, Verdict
+from mover.settings import check_file
 from mover.units import MIB, format_duration, format_size, parse_duration
 
 _LEAST_S = 10.0
@@ -54,12 +55,14 @@ class Wish:
 
 async def tune(session: Session, wish: Wish) -> None:
     """Search, print, and write where that was asked. Interrupted, it prints what it has and writes nothing."""
-    before = settings_file.read_text(wish.write) if wish.write else ""
+    before = _read(wish.write) if wish.write else ""
     seconds, size_bytes = parse_duration(wish.time), sample_size(wish.size)
     if seconds < _LEAST_S:
         raise UsageError(f"In {format_duration(seconds)} nothing can be found", remedy="Use --time 5m or more.")
     url = session.settings.repository.url
     turned = knobs(session.settings, cores=_cores(), only=wish.only, is_folder="://" not in url)
+    if wish.write:
+        settings_file.require_editable(wish.write, before, [knob.name for knob in turned])
     place = checked(wish.folder or Path(tempfile.gettempdir()), int(size_bytes * _ROOM))
     clock = SystemClock()
     until = clock.monotonic() + seconds
@@ -86,6 +89,14 @@ async def tune(session: Session, wish: Wish) -> None:
     _answer(session, finding, "" if finding.is_complete else "The time was over before all was measured.")
     if wish.write:
         _write(session, wish.write, before, finding)
+
+
+def _read(path: Path) -> str:
+    """The settings file that is to be changed. Raises UsageError for one that mover would not take."""
+    text = settings_file.read_text(path)
+    if text:
+        check_file(path)
+    return text
 
 
 def _cores() -> int:

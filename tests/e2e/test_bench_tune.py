@@ -47,6 +47,23 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(tmp_path, words,
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "kind", "said"),
+    [
+        ("data:\n  levle: 3\n", 2, "config.unknown-key", "There is no setting data.levle"),
+        ("data:\n  level: much\n", 2, "config", "data.level"),
+        ("data: {level: 3}\n", 2, "usage", "cannot be changed without harm"),
+    ],
+)
+def test_a_file_that_could_not_be_written_is_refused_before_anything_is_made(tmp_path, text, code, kind, said):
+    path, work = tmp_path / "mover.yaml", tmp_path / "work"
+    path.write_text(text)
+    words = ["--folder", work, "--size", "64MiB", "--time", "10s", "--only", "data.readers", "--write", path]
+    invoke("bench", "tune", *words).refuses(code, kind, said)
+    assert os.listdir(tmp_path) == ["mover.yaml"]
+    assert path.read_text() == text
+
+
 def test_a_full_disk_is_told(tmp_path):
     for command in (["bench", "tune"], ["bench"]):
         invoke(*command, "--folder", tmp_path / "new", "--size", "500TiB").refuses(7, "job.space", "free; this needs")
