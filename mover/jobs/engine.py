@@ -188,7 +188,7 @@ class Engine:
             self._running[job_id] = (task, cancellation)
             try:
                 # It stays until the book forgets the job: whoever runs this again, its end not noted, is to see it too.
-                if await aside(self._wish(job_id).exists):
+                if await self._is_wished(job_id):
                     cancellation.wish()
                 return await self._run(operation, request, DurableSteps(job_id, cancellation, self._stop_for))
             finally:
@@ -232,13 +232,17 @@ class Engine:
             )
             return outcome_of_error(fault)
 
-    def _wish(self, job_id: str) -> Path:
-        return self._state_dir / CANCEL_FOLDER / job_id
+    async def _is_wished(self, job_id: str) -> bool:
+        try:
+            return bool(await aside((self._state_dir / CANCEL_FOLDER / job_id).exists))
+        except OSError:
+            # No outcome of a job: what ails the state folder is told by who watches its room.
+            return False
 
     async def _watch_cancels(self) -> None:
         while True:
             for job_id, (_, cancellation) in list(self._running.items()):
-                if await aside(self._wish(job_id).exists):
+                if await self._is_wished(job_id):
                     cancellation.wish()
             await self._clock.sleep(_CANCEL_POLL_S)
 

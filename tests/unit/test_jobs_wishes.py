@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
 from mover.clock import SystemClock
 from mover.errors import JobCancelled
+from mover.jobs import engine
+from mover.jobs.aside import aside
 from mover.jobs.book import JobBook, JobState
 from mover.jobs.engine import Engine
 
@@ -31,6 +34,20 @@ async def test_the_outcome_is_what_the_operation_gave_whatever_becomes_of_a_wish
     async with running(tmp_path, leave=leave):
         ended = await book.wait(await book.submit("leave", {}))
     assert (ended.state, ended.result) == (JobState.DONE, {"is": 1})
+
+
+async def test_a_folder_of_wishes_that_cannot_be_read_fails_no_job(tmp_path, book, monkeypatch):
+    async def failing(call):
+        if getattr(call, "__name__", "") == "exists":
+            raise OSError(errno.EIO, "Input/output error")
+        return await aside(call)
+
+    async def job(request, steps):
+        return {"is": 1}
+
+    monkeypatch.setattr(engine, "aside", failing)
+    async with running(tmp_path, job=job):
+        assert (await book.wait(await book.submit("job", {}))).state is JobState.DONE
 
 
 async def test_a_cancelled_job_is_cancelled_still_where_its_end_was_not_noted(tmp_path, book, monkeypatch):
