@@ -242,6 +242,23 @@ def test_many_deltas_become_few_segments_and_lose_nothing(tmp_path: Path):
     assert all(again.has(block_id, frozenset()) for block_id in everything)
 
 
+@pytest.mark.parametrize("chunk", [1, segment.CHUNK_ROWS])
+def test_of_what_others_wrote_into_the_folder_only_that_which_adds_nothing_goes(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(segment, "CHUNK_ROWS", chunk)
+    parts = {
+        session: index_object([some_ids(ord(session), 3)], session, first=ord(session)).part() for session in "abc"
+    }
+    others = [LocalIndex(tmp_path) for _ in range(3)]
+    for local, sessions in zip(others, ("ab", "bc", "b"), strict=True):
+        local.add([parts[session] for session in sessions])
+    again = LocalIndex(tmp_path)
+    assert again.roll_call().answer([name(session) for session in "abc"]).all()
+    assert all(again.has(some_ids(ord(session), 3)[0], frozenset()) for session in "abc")
+    assert sorted(tmp_path.iterdir()) == sorted(local.segments[0].path for local in others[:2])
+
+
 def test_a_damaged_segment_is_thrown_away(tmp_path: Path):
     LocalIndex(tmp_path).add([index_object([some_ids(1, 50)]).part()])
     (path,) = tmp_path.glob("*.segment")
@@ -255,14 +272,6 @@ def test_a_damaged_segment_is_thrown_away(tmp_path: Path):
     path.write_bytes(whole[:-1])
     assert LocalIndex(tmp_path).segments == ()
     assert not path.exists()
-
-
-def test_a_segment_that_others_cover_is_removed(tmp_path: Path):
-    local = LocalIndex(tmp_path)
-    local.add([index_object([some_ids(1, 5)], "a").part()])
-    segment.build(tmp_path, [local.segments[0].part(), index_object([some_ids(2, 5)], "b").part()])
-    assert len(LocalIndex(tmp_path).segments) == 1
-    assert len(list(tmp_path.glob("*.segment"))) == 1
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
