@@ -193,10 +193,12 @@ def main(
     out: Out = None,
 ) -> None:
     """Read a disk, or a file made for it: by fio, by threads, by the pipeline."""
-    size, samples = ("4MiB", 2) if quick else (size, samples)
+    samples = 2 if quick else samples
     settings = settings_of(device=device, folder=folder, size=size, samples=samples, order_random=is_random)
     with bench("device", out, quick=quick, **settings) as run:
         volume = parse_size(size)
+        if quick and volume > 4 * MIB:
+            volume, run.results.settings["size"] = 4 * MIB, "4MiB"
         sizes, depths = ((256 * KIB,), (1, 4)) if quick else (SIZES, DEPTHS)
         what: dict[str, Any] = {
             "sizes": sizes,
