@@ -12,7 +12,6 @@ import threading
 
 import pytest
 
-from mover.clock import SystemClock
 from mover.errors import (
     AmbiguousName,
     JobCancelled,
@@ -25,13 +24,11 @@ from mover.errors import (
 )
 from mover.jobs import engine
 from mover.jobs.aside import aside
-from mover.jobs.book import JobBook, JobState
-from mover.jobs.engine import Engine
+from mover.jobs.book import JobState
 from mover.jobs.lock import executor_lock, executor_pid
 from mover.jobs.steps import Call, Cancellation, side_by_side
 from mover.metrics import REGISTRY
-
-CLOCK = SystemClock()
+from tests.support.jobs import opened_book, running
 
 
 async def double(value):
@@ -52,15 +49,10 @@ async def break_down(request, steps):
     raise RuntimeError("fault")
 
 
-def running(folder, **operations):
-    return Engine.running(folder, operations, side_by_side=2, clock=CLOCK)
-
-
 @pytest.fixture
 async def book(tmp_path):
-    opened = JobBook(tmp_path, clock=CLOCK)
-    yield opened
-    await opened.close()
+    async with opened_book(tmp_path) as opened:
+        yield opened
 
 
 async def test_jobs_end_as_their_operations_do(tmp_path, book):

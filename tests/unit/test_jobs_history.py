@@ -12,7 +12,7 @@ from mover.clock import SystemClock
 from mover.errors import NoSuchVm
 from mover.jobs import book as book_module
 from mover.jobs.book import JobBook
-from mover.jobs.engine import Engine
+from tests.support.jobs import opened_book, running
 
 DAY_S = 86400.0
 
@@ -28,15 +28,10 @@ async def refuse(request, steps):
     raise NoSuchVm("no VM x", remedy="see")
 
 
-def running(folder, **operations):
-    return Engine.running(folder, operations, side_by_side=2, clock=SystemClock())
-
-
 @pytest.fixture
 async def book(tmp_path):
-    opened = JobBook(tmp_path, clock=SystemClock())
-    yield opened
-    await opened.close()
+    async with opened_book(tmp_path) as opened:
+        yield opened
 
 
 class LaterClock(SystemClock):

@@ -7,23 +7,18 @@ import errno
 
 import pytest
 
-from mover.clock import SystemClock
 from mover.errors import JobCancelled
 from mover.jobs import engine
 from mover.jobs.aside import aside
-from mover.jobs.book import JobBook, JobState
+from mover.jobs.book import JobState
 from mover.jobs.engine import Engine
-
-
-def running(folder, **operations):
-    return Engine.running(folder, operations, side_by_side=2, clock=SystemClock())
+from tests.support.jobs import opened_book, running
 
 
 @pytest.fixture
 async def book(tmp_path):
-    opened = JobBook(tmp_path, clock=SystemClock())
-    yield opened
-    await opened.close()
+    async with opened_book(tmp_path) as opened:
+        yield opened
 
 
 async def test_the_outcome_is_what_the_operation_gave_whatever_becomes_of_a_wish_to_cancel_it(tmp_path, book):
