@@ -47,12 +47,12 @@ async def test_a_cancelled_change_that_goes_on_in_its_thread_does_not_fail_the_n
         add(parts)
 
     monkeypatch.setattr(local, "add", slow)
-    cut_off = asyncio.create_task(cache.refresh())
-    with ThreadPoolExecutor(1) as waiter:
-        await asyncio.get_running_loop().run_in_executor(waiter, entered.wait)
-    cut_off.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await cut_off
+    async with asyncio.TaskGroup() as jobs:
+        cut_off = jobs.create_task(cache.refresh())
+        with ThreadPoolExecutor(1) as waiter:
+            await asyncio.get_running_loop().run_in_executor(waiter, entered.wait)
+        cut_off.cancel()
+    assert cut_off.cancelled()
     monkeypatch.setattr(helper, "whenever", go_on.set)
     await cache.refresh()
     assert [len(one.sources) for one in local.segments] == [1]
