@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mover import units
+from mover import errors, units
 from mover.clock import FakeClock, SystemClock, from_iso, iso
 from mover.errors import LoginRefused, MoverError, UsageError, all_errors
 from mover.model.machine import Slot
@@ -31,6 +31,20 @@ def test_errors_survive_a_pickle_with_their_facts():
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is LoginRefused
     assert again.as_dict() == error.as_dict()
+
+
+def test_every_error_is_known_by_the_name_that_is_kept_of_it():
+    kinds = all_errors()
+    assert {kind.__name__ for kind in kinds} == set(errors.__all__) - {"all_errors"}
+    assert [kind for kind in kinds if getattr(errors, kind.__name__) is not kind] == []
+    assert {kind.__module__ for kind in kinds} == {"mover.errors"}
+
+
+def test_an_error_that_a_state_folder_keeps_is_read_whichever_module_its_family_stands_in():
+    kept = b"cmover.errors\n_rebuild\n(cmover.errors\nLoginRefused\nVno\nVyes\nI01\n(dVtries\nI1\nstR."
+    again = pickle.loads(kept)
+    assert type(again) is LoginRefused
+    assert (again.remedy, again.facts) == ("yes", {"tries": 1})
 
 
 @pytest.mark.parametrize(
