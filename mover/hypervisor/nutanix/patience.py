@@ -1,12 +1,15 @@
 """How long to bear with a Prism that answers 429, 503, HTML or nothing: one budget for all calls.
 
-And how long with a VM that somebody else's task keeps busy.
+And how long with a VM that somebody else's task keeps busy, or an object that somebody else changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from mover.clock import Clock
-from mover.errors import HypervisorError
+from mover.errors import Conflict, HypervisorError
 from mover.hypervisor.nutanix.wire import ExchangeFailed
 from mover.hypervisor.protocol import BUSY_WITHIN_S
 
@@ -19,6 +22,23 @@ _TRIES_AT_FIRST_CONTACT = 3
 _NOBODY_THERE = {"dns", "connect", "tls", "html", "redirect"}
 _FIRST_BUSY_PAUSE_S = 2.0
 _LONGEST_BUSY_PAUSE_S = 30.0
+_TRIES_AT_CONFLICT = 5
+_FIRST_CONFLICT_PAUSE_S = 0.5
+
+T = TypeVar("T")
+
+
+async def past_conflicts(clock: Clock, change: Callable[[], Awaitable[T]]) -> T:
+    """What ``change`` gives, begun anew while somebody else changes the object meanwhile. Raises the last Conflict.
+
+    A change that depends on what the object is reads it itself: each try then sees it as it is by now.
+    """
+    for attempt in range(_TRIES_AT_CONFLICT - 1):
+        try:
+            return await change()
+        except Conflict:
+            await clock.sleep(_FIRST_CONFLICT_PAUSE_S * 2**attempt)
+    return await change()
 
 
 class Patience:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 from mover.errors import Conflict, EffectUnknown, NotFound, SnapshotIncomplete, UnsupportedEndpoint
 from mover.hypervisor.nutanix import v3
 from mover.hypervisor.nutanix.paging import list_v3
+from mover.hypervisor.nutanix.patience import past_conflicts
 from mover.hypervisor.nutanix.reading import strings, uuid
 from mover.hypervisor.nutanix.session import Session
 from mover.hypervisor.nutanix.tasks import wait_for_v3
@@ -18,7 +22,6 @@ _NEW_VM_GRACE_S = 60.0
 _NEW_SNAPSHOT_GRACE_S = 30.0
 # COMPLETE comes before the file list by seconds, where it does at all.
 _FILES_GRACE_S = 60.0
-_TRIES = 5
 
 
 async def reserve(session: Session, key: str) -> str:
@@ -109,22 +112,18 @@ async def find_snapshot(session: Session, snapshot_uuid: str) -> Snapshot | None
 
 async def extend_snapshot(session: Session, snapshot_uuid: str, expires_at: float) -> None:
     """Put off its expiry. Idempotent; on an edit conflict it is read again. Raises NotFound, Conflict."""
-    for attempt in range(_TRIES):
+
+    async def put() -> Any:
         entity = await session.get("v3", f"vm_snapshots/{snapshot_uuid}")
         body = v3.extension_body(entity, expires_at)
-        try:
-            answer = await session.call("PUT", "v3", f"vm_snapshots/{snapshot_uuid}", body=body)
-        except Conflict:
-            if attempt == _TRIES - 1:
-                raise
-        else:
-            try:
-                await wait_for_v3(session, answer, what=f"extend snapshot {snapshot_uuid}")
-            except EffectUnknown:
-                if not _lasts_until(expires_at, await find_snapshot(session, snapshot_uuid)):
-                    raise
-            return
-        await session.clock.sleep(0.5 * 2**attempt)
+        return await session.call("PUT", "v3", f"vm_snapshots/{snapshot_uuid}", body=body)
+
+    answer = await past_conflicts(session.clock, put)
+    try:
+        await wait_for_v3(session, answer, what=f"extend snapshot {snapshot_uuid}")
+    except EffectUnknown:
+        if not _lasts_until(expires_at, await find_snapshot(session, snapshot_uuid)):
+            raise
 
 
 def _lasts_until(expires_at: float, found: Snapshot | None) -> bool:
@@ -134,16 +133,8 @@ def _lasts_until(expires_at: float, found: Snapshot | None) -> bool:
 
 async def delete_snapshot(session: Session, snapshot_uuid: str) -> None:
     """Idempotent: gone already is success. Returns when its deletion is accepted. Raises Conflict."""
-    for attempt in range(_TRIES):
-        try:
-            await session.call("DELETE", "v3", f"vm_snapshots/{snapshot_uuid}")
-            return
-        except NotFound:
-            return
-        except Conflict:
-            if attempt == _TRIES - 1:
-                raise
-        await session.clock.sleep(0.5 * 2**attempt)
+    with suppress(NotFound):
+        await past_conflicts(session.clock, lambda: session.call("DELETE", "v3", f"vm_snapshots/{snapshot_uuid}"))
 
 
 async def list_snapshots(session: Session, name_prefix: str) -> tuple[Snapshot, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mover import logs
 from mover.errors import (
@@ -25,6 +26,7 @@ from mover.hypervisor.nutanix.answers import is_unsupported, message_of
 from mover.hypervisor.nutanix.endpoints import Endpoints
 from mover.hypervisor.nutanix.inventory import read_networks
 from mover.hypervisor.nutanix.paging import list_v3
+from mover.hypervisor.nutanix.patience import past_conflicts
 from mover.hypervisor.nutanix.reading import Json, text, uuid, word
 from mover.hypervisor.nutanix.session import Session
 from mover.hypervisor.nutanix.snapshots import reserve
@@ -37,7 +39,7 @@ _FIRST_LOOK_S = 0.1
 _LONGEST_LOOK_S = 5.0
 _SHOWN_WITHIN_S = 120.0
 _FAILED_LOOK_S = 5.0
-_TRIES = 5
+_POWER_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +127,21 @@ async def _create(session: Session, body: Json, element: Session) -> None:
     """POST under a reserved UUID; 202 and "exists" mean the same. Idempotent."""
     vm_uuid = uuid(body, "metadata", "uuid")
     what = f"create VM {text(body, 'spec', 'name')}"
-    for attempt in range(_TRIES):
+
+    async def post() -> Any:
         try:
-            answer = await session.post("v3", "vms", body)
+            return await session.post("v3", "vms", body)
         except Conflict:
-            if await _find(element, vm_uuid) is not None:
-                return
-            if attempt == _TRIES - 1:
+            if await _find(element, vm_uuid) is None:
                 raise
-        else:
-            try:
-                await wait_for_v3(session, answer, what=what)
-            except EffectUnknown as unknown:
-                # The VM itself says what its task does not: the caller looks for it.
-                log.info("prism.create-unclear", said=unknown.message)
-            return
-        await session.clock.sleep(0.5 * 2**attempt)
+            return None  # it exists: there is no task to wait for
+
+    answer = await past_conflicts(session.clock, post)
+    try:
+        await wait_for_v3(session, answer, what=what)
+    except EffectUnknown as unknown:
+        # The VM itself says what its task does not: the caller looks for it.
+        log.info("prism.create-unclear", said=unknown.message)
 
 
 async def _create_by_v2(session: Session, body: Json) -> None:
@@ -237,12 +238,12 @@ async def _lost_categories(at: Endpoints, vm_uuid: str, request: VmRequest) -> l
 async def set_power(session: Session, vm_uuid: str, *, on: bool) -> None:
     """Hard power on or off. Idempotent by the state it asks for; proven by a GET. Raises NotFound, TaskFailed."""
     failure: HypervisorError | None = None
-    for attempt in range(_TRIES + 1):
+    for attempt in range(_POWER_TRIES + 1):
         state = await _settled_power(session, vm_uuid)
         if state is on:
             return
         # The last look; or asked for, awaited, and still in no state that is known: no request will change that.
-        if attempt == _TRIES or (attempt and state is None):
+        if attempt == _POWER_TRIES or (attempt and state is None):
             break
         try:
             answer = await session.post("v2", f"vms/{vm_uuid}/set_power_state/", v2.power_body(on=on))
@@ -276,19 +277,12 @@ async def delete_vm(session: Session, vm_uuid: str) -> None:
     Raises Conflict, TaskFailed or EffectUnknown when it is still there.
     """
     failure: HypervisorError | None = None
-    for attempt in range(_TRIES):
-        try:
-            await _delete(session, vm_uuid)
-            break
-        except NotFound:
-            return
-        except (TaskFailed, EffectUnknown) as error:
-            failure = error
-            break
-        except Conflict:
-            if attempt == _TRIES - 1:
-                raise
-        await session.clock.sleep(0.5 * 2**attempt)
+    try:
+        await past_conflicts(session.clock, lambda: _delete(session, vm_uuid))
+    except NotFound:
+        return
+    except (TaskFailed, EffectUnknown) as error:
+        failure = error
     if not await _is_gone(session, vm_uuid, within_s=_FAILED_LOOK_S if failure else _SHOWN_WITHIN_S):
         raise failure or EffectUnknown(
             f"VM {vm_uuid} is still shown {_SHOWN_WITHIN_S:.0f} s after Prism deleted it",
