@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +66,7 @@ class _Layout:
 
 def reflink(source: Path, target: Path) -> bool:
     """Make ``target`` share all extents of ``source``; False where the file system cannot."""
-    reading = os.open(source, os.O_RDONLY)
-    try:
-        writing = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    with _new_copy(source, target) as (reading, writing):
         try:
             fcntl.ioctl(writing, _FICLONE, reading)
         except OSError as failure:
@@ -75,22 +74,25 @@ def reflink(source: Path, target: Path) -> bool:
             if failure.errno in _NO_REFLINK:
                 return False
             raise
-        finally:
-            os.close(writing)
-    finally:
-        os.close(reading)
     return True
 
 
 def copy_sparse(source: Path, target: Path) -> None:
     """A copy that shares no extent and keeps holes; ``target`` must not exist."""
+    with _new_copy(source, target) as (reading, writing):
+        os.ftruncate(writing, os.fstat(reading).st_size)
+        for start, end in data_spans(reading):
+            _copy_span(reading, writing, start, end)
+
+
+@contextmanager
+def _new_copy(source: Path, target: Path) -> Iterator[tuple[int, int]]:
+    """The descriptors of a source to read and of its copy, which must not exist."""
     reading = os.open(source, os.O_RDONLY)
     try:
         writing = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.ftruncate(writing, os.fstat(reading).st_size)
-            for start, end in data_spans(reading):
-                _copy_span(reading, writing, start, end)
+            yield reading, writing
         finally:
             os.close(writing)
     finally:
