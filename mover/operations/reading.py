@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from mover import logs
 from mover.errors import MoverError
 from mover.jobs.steps import first_of
-from mover.operations.ports import ReadingSession, Repository
+from mover.operations.ports import ReadingSession, Repository, WriteSession
 
 _LOG = logs.get(__name__)
 
@@ -37,12 +37,17 @@ class Reading:
             self._session.stop()
 
     async def end(self) -> None:
-        """It is over. What the store answers to that changes nothing."""
-        try:
-            if self._session is not None:
-                await self._session.end()
-        except MoverError as error:
-            _LOG.warning("the session's object stays behind", error=error.message)
+        """It is over."""
+        if self._session is not None:
+            await end_session(self._session)
+
+
+async def end_session(session: ReadingSession | WriteSession) -> None:
+    """What the store answers to the end of a session changes nothing."""
+    try:
+        await session.end()
+    except MoverError as error:
+        _LOG.warning("the session's object stays behind", error=error.message)
 
 
 @asynccontextmanager

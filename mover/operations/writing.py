@@ -10,6 +10,7 @@ from mover import logs
 from mover.errors import MoverError
 from mover.jobs.steps import first_of
 from mover.operations.ports import Repository, WriteSession
+from mover.operations.reading import end_session
 
 _LOG = logs.get(__name__)
 
@@ -50,12 +51,9 @@ class Writing:
             await asyncio.wait([self._running])
 
     async def end(self) -> None:
-        """It is over: nobody will resume it. What the store answers to that changes nothing."""
-        try:
-            if self._session is not None:
-                await self._session.end()
-        except MoverError as error:
-            _LOG.warning("the session's object stays behind", error=error.message)
+        """It is over: nobody will resume it."""
+        if self._session is not None:
+            await end_session(self._session)
 
 
 @asynccontextmanager
