@@ -9,24 +9,15 @@ import pytest
 
 from mover.errors import Damaged, DeviceFault, StoreUnreachable
 from mover.model.point import ID_BYTES
-from mover.pipeline.flow import Meter
-from mover.pipeline.repository_to_disk import restore_disk
+from tests.support.plaincopies import BLOCK, DATA, Nth, assert_nothing_leaked, full, restore, workers
 from tests.support.plainrepo import MemoryDisk, PlainMap, PlainRepository
-from tests.unit.test_pipeline_faults import CONTENT, SIZE, Nth, assert_nothing_leaked, restore
-from tests.unit.test_pipeline_roundtrip import BLOCK, DATA, full, workers
+
+SIZE = 24 * BLOCK + 100
+CONTENT = Random(4).randbytes(SIZE)
 
 
 async def verified(repository, node_ids, pool):
-    return await restore_disk(
-        repository.image(node_ids, size_bytes=SIZE, block_bytes=BLOCK),
-        reader=repository,
-        workers=pool,
-        target=None,
-        meter=Meter(),
-        skip_zero=True,
-        readback_blocks=4,
-        dice=Random(1),
-    )
+    return await restore(repository, node_ids, SIZE, pool, None)
 
 
 async def test_verify_names_every_damaged_object_and_what_depends_on_it():
@@ -55,7 +46,7 @@ async def test_verify_names_every_damaged_object_and_what_depends_on_it():
         for broken in (flipped, lost):
             assert broken in ids
         with pytest.raises(Damaged):
-            await restore(repository, node_ids, pool, MemoryDisk(bytes(SIZE)))
+            await restore(repository, node_ids, SIZE, pool, MemoryDisk(bytes(SIZE)))
         assert_nothing_leaked(pool)
 
 
@@ -67,7 +58,7 @@ async def test_no_neighbour_of_a_damaged_block_is_written_with_it():
         pack, offset, _ = repository.where[node_ids[2 * ID_BYTES : 3 * ID_BYTES]]
         repository.packs[pack][offset] ^= 1
         with pytest.raises(Damaged):
-            await restore(repository, node_ids, pool, target)
+            await restore(repository, node_ids, SIZE, pool, target)
         assert_nothing_leaked(pool)
     wrong = [i for i in range(SIZE) if target.content[i] not in (0, CONTENT[i])]
     assert wrong == []
@@ -93,7 +84,7 @@ async def test_verify_finds_the_blocks_of_a_damaged_map_node():
         assert damage.object_name == "node-1"
         assert damage.lost_bytes == SIZE - 16 * BLOCK
         with pytest.raises(Damaged):
-            await restore(repository, node_ids, pool, MemoryDisk(bytes(SIZE)))
+            await restore(repository, node_ids, SIZE, pool, MemoryDisk(bytes(SIZE)))
 
 
 class Gated(PlainRepository):
@@ -127,16 +118,7 @@ async def test_a_fetch_that_is_cancelled_before_it_begins_gives_its_bytes_back()
         node_ids = (await full(repository, MemoryDisk(content), pool)).node_ids
         assert len(repository.packs) >= 10
         with pytest.raises(StoreUnreachable):
-            await restore_disk(
-                repository.image(node_ids, size_bytes=len(content), block_bytes=BLOCK),
-                reader=repository,
-                workers=pool,
-                target=None,
-                meter=Meter(),
-                skip_zero=True,
-                readback_blocks=0,
-                dice=Random(1),
-            )
+            await restore(repository, node_ids, len(content), pool, None)
         assert_nothing_leaked(pool)
 
 
@@ -158,5 +140,5 @@ async def test_a_target_that_forgets_is_found_by_reading_back():
     with workers() as pool:
         node_ids = (await full(repository, MemoryDisk(CONTENT), pool)).node_ids
         with pytest.raises(DeviceFault, match="does not hold"):
-            await restore(repository, node_ids, pool, Forgetful(bytes(SIZE)))
+            await restore(repository, node_ids, SIZE, pool, Forgetful(bytes(SIZE)))
         assert_nothing_leaked(pool)

@@ -15,41 +15,16 @@ from mover.model.region import Regions
 from mover.pipeline.disk_to_repository import DiskCopy, copy_disk
 from mover.pipeline.flow import Meter
 from mover.pipeline.plan import Audit
-from mover.pipeline.repository_to_disk import restore_disk
+from tests.support.plaincopies import BLOCK, Nth, assert_nothing_leaked, full, restore, restored, workers
 from tests.support.plainrepo import MemoryDisk, PlainMap, PlainRepository
 from tests.support.repositories import until
-from tests.unit.test_pipeline_roundtrip import BLOCK, full, restored, workers
 
 SIZE = 24 * BLOCK + 100
 CONTENT = Random(4).randbytes(SIZE)
 
 
-class Nth:
-    """Fails the n-th call of one name."""
-
-    def __init__(self, name: str, n: int, error: Exception) -> None:
-        self.name, self.left, self.error = name, n, error
-        self.lock = threading.Lock()
-
-    def __call__(self, name: str, offset: int = 0) -> None:
-        if name == self.name:
-            with self.lock:
-                self.left -= 1
-                if self.left == 0:
-                    raise self.error
-
-
 def eio(offset: int) -> DeviceFault:
     return DeviceFault("EIO", remedy="Replace the disk.", offset_bytes=offset, length_bytes=512)
-
-
-def assert_nothing_leaked(pool) -> None:
-    assert pool.budget.used_bytes == 0
-    assert pool._pools._pools == {}
-    for thread in threading.enumerate():
-        if thread.name.startswith("read-"):
-            thread.join(5)  # it has left its lane, and is on its last line
-            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9])
@@ -96,25 +71,12 @@ async def test_nth_failure_of_a_restore(name, n):
         repository.fault = fault
         target = MemoryDisk(bytes(SIZE), fault)
         with pytest.raises(StoreUnreachable) as caught:
-            await restore(repository, node_ids, pool, target)
+            await restore(repository, node_ids, SIZE, pool, target)
         assert caught.value is error
         assert_nothing_leaked(pool)
         target.close()
         repository.fault = lambda _: None
         assert (await restored(repository, node_ids, SIZE, pool))[0] == CONTENT
-
-
-async def restore(repository, node_ids, pool, target, **changes):
-    return await restore_disk(
-        repository.image(node_ids, size_bytes=SIZE, block_bytes=BLOCK),
-        reader=repository,
-        workers=pool,
-        target=target,
-        meter=Meter(),
-        skip_zero=changes.get("skip_zero", True),
-        readback_blocks=4,
-        dice=Random(1),
-    )
 
 
 async def test_many_failures_at_once_give_one_error():
@@ -189,7 +151,7 @@ async def test_a_restore_cancelled_in_the_middle_leaves_nothing(name):
         gate = Turnstile(name)
         repository.fault = gate
         target = MemoryDisk(bytes(SIZE), gate)
-        restoring = asyncio.ensure_future(restore(repository, node_ids, pool, target))
+        restoring = asyncio.ensure_future(restore(repository, node_ids, SIZE, pool, target))
         await gate.has_come.wait()
         restoring.cancel()
         gate.open.set()
@@ -235,7 +197,7 @@ async def test_a_device_of_another_size_is_refused():
             await copy_disk(job, workers=pool, session=PlainRepository(), device=MemoryDisk(CONTENT), meter=Meter())
         node_ids = (await full(PlainRepository(), MemoryDisk(CONTENT), pool)).node_ids
         with pytest.raises(DeviceRefused, match="the image"):
-            await restore(PlainRepository(), node_ids, pool, MemoryDisk(bytes(SIZE - 1)))
+            await restore(PlainRepository(), node_ids, SIZE, pool, MemoryDisk(bytes(SIZE - 1)))
 
 
 async def test_a_call_is_waited_for_however_often_its_caller_is_cancelled():

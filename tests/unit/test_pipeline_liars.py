@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mover.model.point import ReadMode
 from mover.model.region import Region, RegionKind, Regions
 from mover.pipeline.plan import Audit, Purpose, make_plan
+from tests.support.plaincopies import BLOCK, full, incremental, restored, workers
 from tests.support.plainrepo import MemoryDisk, PlainRepository
-from tests.unit.test_pipeline_roundtrip import BLOCK, full, incremental, restored, workers
 
 BLOCKS = 30
 SIZE = BLOCKS * BLOCK + 1000

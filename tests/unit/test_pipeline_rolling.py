@@ -14,8 +14,8 @@ from mover.model.region import Region, RegionKind, Regions
 from mover.pipeline.plan import Audit, Purpose, make_plan
 from mover.pipeline.rolling import MOST, Slice, next_slice
 from mover.units import MIB, TIB
+from tests.support.plaincopies import full, incremental, restored, workers
 from tests.support.plainrepo import MemoryDisk, PlainRepository
-from tests.unit.test_pipeline_roundtrip import full, incremental, restored, workers
 
 DAY = 86400.0
 WITHIN = 90 * DAY

@@ -9,86 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mover.config import DataSettings
-from mover.model.point import ReadMode
 from mover.model.region import Region, RegionKind, Regions
-from mover.pipeline.disk_to_repository import DiskCopy, DiskResult, copy_disk
-from mover.pipeline.flow import Budget, Meter
 from mover.pipeline.plan import Audit
-from mover.pipeline.repository_to_disk import RestoreResult, restore_disk
-from mover.pipeline.workers import Workers
-from tests.support.plainrepo import MemoryDisk, PlainMap, PlainRepository
-
-BLOCK = 4096
-DATA = DataSettings(
-    block_size=BLOCK, read_size=3 * BLOCK, readers=2, compute_threads=2, restore_threads=2, budget=64 * BLOCK
-)
-
-
-def workers(data: DataSettings = DATA) -> Workers:
-    return Workers(data, Budget(data.budget))
-
-
-def all_regions(size: int) -> Regions:
-    return Regions.whole(size)
-
-
-async def full(repository: PlainRepository, disk: MemoryDisk, pool: Workers, **changes: object) -> DiskResult:
-    job = DiskCopy(
-        size_bytes=disk.size_bytes,
-        block_bytes=BLOCK,
-        regions=changes.get("regions", all_regions(disk.size_bytes)),
-        mode=ReadMode.FULL,
-        unlisted=changes.get("unlisted", "zero"),
-        audit=changes.get("audit", Audit(4, Random(1))),
-    )
-    return await copy_disk(job, workers=pool, session=repository, device=disk, meter=Meter())
-
-
-async def incremental(
-    repository: PlainRepository,
-    disk: MemoryDisk,
-    pool: Workers,
-    regions: Regions,
-    base: bytes,
-    base_size: int,
-    audit: Audit | None = None,
-) -> DiskResult:
-    job = DiskCopy(
-        size_bytes=disk.size_bytes,
-        block_bytes=BLOCK,
-        regions=regions,
-        mode=ReadMode.INCREMENTAL,
-        unlisted="unchanged",
-        audit=audit or Audit(4, Random(1)),
-        base_map=PlainMap(bytearray(base)),
-        base_size_bytes=base_size,
-    )
-    return await copy_disk(job, workers=pool, session=repository, device=disk, meter=Meter())
-
-
-async def restored(
-    repository: PlainRepository,
-    node_ids: bytes,
-    size: int,
-    pool: Workers,
-    *,
-    fresh: bool = True,
-    target: MemoryDisk | None = None,
-) -> tuple[bytes, RestoreResult]:
-    target = target or MemoryDisk(bytes(size) if fresh else b"\xaa" * size)
-    result = await restore_disk(
-        repository.image(node_ids, size_bytes=size, block_bytes=BLOCK),
-        reader=repository,
-        workers=pool,
-        target=target,
-        meter=Meter(),
-        skip_zero=fresh,
-        readback_blocks=8,
-        dice=Random(3),
-    )
-    assert target.is_flushed
-    return bytes(target.content), result
+from tests.support.plaincopies import BLOCK, DATA, full, incremental, restored, workers
+from tests.support.plainrepo import MemoryDisk, PlainRepository
 
 
 def random_content(dice: Random, size: int) -> bytearray:
