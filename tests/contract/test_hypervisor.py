@@ -29,15 +29,6 @@ from mover.model.machine import (
 )
 from tests.support.prismworld import MIB, PREFIX, path_of, prism_world
 
-SIDES = ("element", "central")
-
-
-@pytest.fixture(params=SIDES)
-async def world(request, tmp_path):
-    async with prism_world(tmp_path, request.param) as made:
-        yield made
-
-
 # --- one promise each ---------------------------------------------------------------------------
 
 

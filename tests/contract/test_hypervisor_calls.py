@@ -26,12 +26,6 @@ ATTACH = ["v2.vms.get", "v2.vms.disks.attach", "v2.tasks.poll", "v2.vms.get"]
 DETACH = ["v2.vms.get", "v2.vms.disks.detach", "v2.tasks.poll", "v2.vms.get"]
 
 
-@pytest.fixture(params=("element", "central"))
-async def world(request, tmp_path):
-    async with prism_world(tmp_path, request.param) as made:
-        yield made
-
-
 class Ledger:
     """Names the calls since the last look, and on which side they came in."""
 

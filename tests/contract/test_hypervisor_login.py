@@ -21,14 +21,6 @@ from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.model.machine import CloneSource, Consistency, Slot
 from tests.support.prismworld import PREFIX, BriskClock, prism_world
 
-SIDES = ("element", "central")
-
-
-@pytest.fixture(params=SIDES)
-async def world(request, tmp_path):
-    async with prism_world(tmp_path, request.param) as made:
-        yield made
-
 
 async def test_a_viewer_may_look_and_is_told_what_is_missing(world):
     settings = world.settings(username=world.lab.viewer_username, password=SecretStr(world.lab.viewer_password))

@@ -26,3 +26,12 @@ def desk(shared):
     shared.forget_cluster()
     yield shared
     shared.lab.faults.disarm()
+
+
+@pytest.fixture
+def point(desk):
+    """The only point of a fresh repository, of ``one``; its base on the cluster is somebody else's."""
+    desk.fresh()
+    report = desk.backed_up("one")
+    desk.forget_cluster()
+    return report["point"]

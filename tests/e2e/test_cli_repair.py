@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.support.commandline import REPOSITORY, flip, objects
-
-
-@pytest.fixture
-def point(desk):
-    desk.fresh()
-    report = desk.backed_up("one")
-    desk.forget_cluster()
-    return report["point"]
 
 
 def test_a_rotten_pack_is_repaired_by_the_next_backup(desk, point):

@@ -11,14 +11,6 @@ import pytest
 from tests.support.commandline import PASSPHRASE, REPOSITORY, STORE, flip, invoke, objects
 
 
-@pytest.fixture
-def point(desk):
-    desk.fresh()
-    report = desk.backed_up("one")
-    desk.forget_cluster()
-    return report["point"]
-
-
 def test_a_wrong_passphrase_and_none(desk):
     desk.fresh(passphrase=PASSPHRASE)
     point = desk.backed_up("one")["point"]

@@ -39,7 +39,6 @@ REFUSED = {400: RequestRefused, 422: RequestRefused, 403: RightsMissing, 404: No
 @pytest.fixture
 async def prism(tmp_path):
     tiny = TinyPrism()
-    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
     tiny.routes["POST v2/attach"] = lambda _m, _c: (201, {"task_uuid": "t"})
     async with serving(tiny, tmp_path):
         yield tiny

@@ -14,7 +14,8 @@ from mover.errors import DeviceFault, HypervisorUnreachable, JobCancelled
 from tests.support.fakedevices import FailingDevice, MemoryDevice
 from tests.support.hypervisorfaults import How
 from tests.support.repositories import names
-from tests.support.watched import TWO_DISKS, of_vm, stands, stays, value
+from tests.support.watched import of_vm, stands, stays, value
+from tests.support.world import TWO_DISKS
 
 
 async def test_a_success_is_a_committed_point_and_nothing_else(seen):

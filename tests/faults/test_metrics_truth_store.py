@@ -12,7 +12,8 @@ from mover.storage.retry import RetryingStore
 from tests.support.faultystore import FaultyStore
 from tests.support.faultystore import How as StoreHow
 from tests.support.repositories import flip, names
-from tests.support.watched import TWO_DISKS, of_vm, stands, stays, value
+from tests.support.watched import of_vm, stands, stays, value
+from tests.support.world import TWO_DISKS
 
 FULL_STORE = StoreFull("no space left", remedy="make room")
 

@@ -79,7 +79,11 @@ class Call:
     cookie: str
 
 
-LOG_IN = {"GET v3/users/me": lambda _match, _call: (200, {"status": {"name": "admin"}})}
+ROUTES = {
+    "GET v3/users/me": lambda _match, _call: (200, {"status": {"name": "admin"}}),
+    "GET v3/things/(.*)": lambda match, _call: (200, {"thing": match[1]}),
+}
+"""Whoever only logs in or asks for something at all finds these."""
 
 
 @dataclass
@@ -92,7 +96,7 @@ class TinyPrism:
     valid_cookies: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     scripts: list[tuple[re.Pattern[str], Reply, bool]] = field(default_factory=list)
-    routes: dict[str, Callable[[re.Match[str], Call], tuple[int, Any]]] = field(default_factory=lambda: dict(LOG_IN))
+    routes: dict[str, Callable[[re.Match[str], Call], tuple[int, Any]]] = field(default_factory=lambda: dict(ROUTES))
     headers: dict[str, str] = field(default_factory=lambda: {"X-Ntnx-Env": "pe"})
     in_flight: int = 0
     in_flight_peak: int = 0

@@ -12,9 +12,7 @@ from mover.operations.attended import attended
 from mover.operations.backup import backup_vm
 from mover.operations.board import Board
 from mover.operations.node import ReadingNode
-from tests.support.world import BLOCK, TestClock, World, world
-
-TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
+from tests.support.world import TWO_DISKS, TestClock, World, world
 
 
 class TickingClock(TestClock):

@@ -35,6 +35,8 @@ from tests.support.faultystore import FaultyStore
 from tests.support.steps import DirectSteps
 
 BLOCK = 256 * KIB
+TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
+"""Sizes: whole blocks, and a short last one."""
 
 
 class TestClock(FakeClock):

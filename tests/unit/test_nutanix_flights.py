@@ -44,7 +44,6 @@ async def element_and_central(folder, clock, *, each):
     prisms = TinyPrism(cookies=False), TinyPrism(cookies=False)
     async with AsyncExitStack() as stack:
         for tiny in prisms:
-            tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
             await stack.enter_async_context(serving(tiny, folder))
         sessions = [session_of(tiny, folder, clock) for _ in range(each) for tiny in prisms]
         for one in sessions:

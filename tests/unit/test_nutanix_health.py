@@ -23,7 +23,6 @@ HOST = "127.0.0.1"
 @pytest.fixture
 async def prism(tmp_path):
     tiny = TinyPrism()
-    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
     async with serving(tiny, tmp_path):
         yield tiny
 

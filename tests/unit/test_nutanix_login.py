@@ -26,22 +26,18 @@ def clock(monkeypatch):
 
 async def test_a_directory_that_was_away_for_a_minute_costs_a_quarter_of_an_hour(tmp_path, clock):
     tiny = TinyPrism()
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
     tiny.script("users/me", answers(401))
-
-    def session():
-        return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
 
     async with serving(tiny, tmp_path):
         for pause in (0.0, 5 * MINUTE, 9 * MINUTE):
             clock.elapsed += pause
-            one = session()
+            one = session_of(tiny, tmp_path, clock)
             with pytest.raises(LoginRefused, match="tried once more"):
                 await one.get("v3", "things/1")
             await one.close()
         assert len(tiny.calls) == 1
         clock.elapsed += 1 * MINUTE
-        one = session()
+        one = session_of(tiny, tmp_path, clock)
         assert await one.get("v3", "things/1") == {"thing": "1"}
         await one.close()
     assert list((tmp_path / "breakers").glob("*.json")) == []
@@ -50,9 +46,8 @@ async def test_a_directory_that_was_away_for_a_minute_costs_a_quarter_of_an_hour
 async def test_a_prism_without_cookies_gets_two_wrong_log_ins_however_many_calls_fly(tmp_path, clock):
     """The second asks whether it is the password; both are counted."""
     tiny = TinyPrism(cookies=False)
-    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
     async with serving(tiny, tmp_path):
-        one = Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
+        one = session_of(tiny, tmp_path, clock)
         await one.get("v3", "things/0")
         tiny.password = "changed"
         results = await asyncio.gather(*(one.get("v3", f"things/{n}") for n in range(8)), return_exceptions=True)
@@ -66,13 +61,8 @@ async def test_a_prism_without_cookies_gets_two_wrong_log_ins_however_many_calls
 async def test_a_session_that_is_in_comes_back_after_what_another_one_met(tmp_path, clock):
     """Without cookies each call is a log-in: the first that is due again proves the password for all."""
     tiny = TinyPrism(cookies=False)
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
-
-    def session():
-        return Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
-
     async with serving(tiny, tmp_path):
-        daemon, command = session(), session()
+        daemon, command = session_of(tiny, tmp_path, clock), session_of(tiny, tmp_path, clock)
         await daemon.get("v3", "things/1")
         tiny.script("users/me", answers(401))
         for one in (command, daemon):
@@ -123,7 +113,6 @@ async def test_where_cookies_do_not_count_a_directory_that_goes_away_gets_two_wr
 ):
     """The second asks whether it is the password, or the right to that call; both are counted."""
     tiny = TinyPrism()
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
 
     async def goes_away(request):
         if "Authorization" in request.headers:
@@ -131,7 +120,7 @@ async def test_where_cookies_do_not_count_a_directory_that_goes_away_gets_two_wr
         return await answers(401)(request)
 
     async with serving(tiny, tmp_path):
-        one = Session(PrismAddress("127.0.0.1", tiny.port), settings_for(tiny), clock=clock, state_dir=tmp_path)
+        one = session_of(tiny, tmp_path, clock)
         await one.get("v3", "things/1")
         tiny.script("v2/odd", *[goes_away] * 40)
         results = await asyncio.gather(*(one.get("v2", f"odd/{n}") for n in range(8)), return_exceptions=True)
@@ -181,7 +170,6 @@ def written(folder):
 @pytest.mark.parametrize("cookies", [True, False])
 async def test_a_right_that_is_missing_is_told_as_such_each_time(tmp_path, clock, cookies):
     tiny = TinyPrism(cookies=cookies)
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
     refusing(tiny)
     async with serving(tiny, tmp_path):
         one = session_of(tiny, tmp_path, clock)
@@ -200,7 +188,6 @@ OUTAGES = [answers(500), answers(503), html(), cut(), hang_up()]
 async def test_an_outage_right_after_a_401_holds_no_good_password_back(tmp_path, clock, outage):
     """Who sends what meanwhile: each time whether the password is right, never that call again."""
     tiny = TinyPrism()
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
     refusing(tiny)
     async with serving(tiny, tmp_path):
         one = session_of(tiny, tmp_path, clock)
@@ -219,7 +206,6 @@ async def test_an_outage_right_after_a_401_holds_no_good_password_back(tmp_path,
 async def test_without_cookies_an_outage_right_after_a_401_costs_a_quarter_of_an_hour(tmp_path, clock, outage):
     """Others may be under way with the same password: the 401 counts until ``users/me`` has answered."""
     tiny = TinyPrism(cookies=False)
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
     refusing(tiny)
     async with serving(tiny, tmp_path):
         one = session_of(tiny, tmp_path, clock)
@@ -241,7 +227,6 @@ async def test_without_cookies_an_outage_right_after_a_401_costs_a_quarter_of_an
 
 async def test_without_cookies_a_wrong_password_during_an_outage_is_sent_twice(tmp_path, clock):
     tiny = TinyPrism(cookies=False)
-    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
     async with serving(tiny, tmp_path):
         one = session_of(tiny, tmp_path, clock)
         await one.get("v3", "things/0")
@@ -260,7 +245,6 @@ async def test_without_cookies_a_wrong_password_during_an_outage_is_sent_twice(t
 
 async def test_a_probe_asks_who_we_are_and_nothing_else(tmp_path, clock):
     tiny = TinyPrism(cookies=False)
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
     refusing(tiny)
     async with serving(tiny, tmp_path):
         known = Breaker(tmp_path, PrismAddress("127.0.0.1", tiny.port), "admin", "secret", clock)
@@ -291,7 +275,6 @@ async def test_a_probe_asks_who_we_are_and_nothing_else(tmp_path, clock):
 async def test_a_log_in_that_is_not_answered_is_sent_once(tmp_path, clock, cookies):
     """The HTTP client would send it again by itself."""
     tiny = TinyPrism(cookies=cookies)
-    tiny.routes["GET v3/things/1"] = lambda _m, _c: (200, {"thing": "1"})
     tiny.script("users/me", hang_up())
     async with serving(tiny, tmp_path):
         one = session_of(tiny, tmp_path, clock)

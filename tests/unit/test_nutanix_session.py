@@ -22,7 +22,6 @@ from tests.support.tinyprism import TinyPrism, answers, fingerprint, serving, se
 @pytest.fixture
 async def prism(tmp_path):
     tiny = TinyPrism()
-    tiny.routes["GET v3/things/(.*)"] = lambda match, _c: (200, {"thing": match[1]})
     async with serving(tiny, tmp_path):
         yield tiny
 

@@ -22,9 +22,7 @@ from mover.operations.restore import restore_disk_into
 from tests.support.faultystore import How as StoreHow
 from tests.support.hypervisorfaults import How
 from tests.support.steps import DirectSteps
-from tests.support.world import BLOCK, world
-
-TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
+from tests.support.world import BLOCK, TWO_DISKS, world
 
 
 @pytest.fixture

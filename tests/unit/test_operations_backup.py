@@ -18,9 +18,7 @@ from mover.model.point import ReadMode
 from mover.model.region import Regions
 from mover.operations.gauges import Standing
 from mover.operations.reconcile import INTENT_LIFE_S
-from tests.support.world import BLOCK, world
-
-TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
+from tests.support.world import BLOCK, TWO_DISKS, world
 
 
 @pytest.fixture

@@ -27,9 +27,7 @@ from mover.units import MIB
 from tests.support.fakedevices import FailingDevice
 from tests.support.faultystore import How as StoreHow
 from tests.support.hypervisorfaults import How
-from tests.support.world import BLOCK, world
-
-TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
+from tests.support.world import BLOCK, TWO_DISKS, world
 
 
 @pytest.fixture

@@ -36,9 +36,7 @@ from mover.operations.verify import verify_point
 from mover.units import MIB
 from tests.support.fakehypervisor import CONTAINER, NETWORK
 from tests.support.hypervisorfaults import How
-from tests.support.world import BLOCK, world
-
-TWO_DISKS = [3 * BLOCK, BLOCK + 4096]
+from tests.support.world import BLOCK, TWO_DISKS, world
 
 
 @pytest.fixture
