@@ -26,7 +26,7 @@ from mover.heap import prepare_heap
 from mover.model.machine import Consistency, Slot
 from mover.model.point import DiskImage, ReadMode, RestorePoint
 from mover.model.region import RegionKind, Regions
-from mover.pipeline.disk_to_repository import DiskCopy, copy_disk
+from mover.pipeline.disk_to_repository import DiskCopy, DiskResult, copy_disk
 from mover.pipeline.flow import Budget, Meter
 from mover.pipeline.plan import Audit
 from mover.pipeline.repository_to_disk import restore_disk
@@ -67,26 +67,14 @@ async def backup(
     async with asyncio.TaskGroup() as group:
         running = group.create_task(session.run())
         base_map = await session.open_map(base) if base else None
-        copies = []
+        jobs, copies = [], []
         for path, meter in zip(request["devices"], meters, strict=True):
             device = DirectDevice.open_source(Path(path))
             job = _job(device.size_bytes, settings, base, base_map, request.get("regions"))
+            jobs.append(job)
             copies.append(group.create_task(_copy(job, workers, session, device, meter)))
         results = [await copy for copy in copies]
-        images = [
-            DiskImage(
-                device_uuid=f"{VM}-{number}",
-                slot=Slot("scsi", number),
-                size_bytes=job.size_bytes,
-                mode=result.mode,
-                reason=result.reason,
-                block_bytes=settings.data.block_size,
-                fan_out=FAN_OUT,
-                node_ids=result.node_ids,
-                bytes_read=result.bytes_read,
-            )
-            for number, result in enumerate(results)
-        ]
+        images = [_image(number, *done) for number, done in enumerate(zip(jobs, results, strict=True))]
         await session.commit(_point(point_id, session.id, images, clock.now()))
         session.stop()
         await running
@@ -102,7 +90,7 @@ async def backup(
     }
 
 
-async def _copy(job: DiskCopy, workers: Workers, session: Any, device: DirectDevice, meter: Meter) -> Any:
+async def _copy(job: DiskCopy, workers: Workers, session: Any, device: DirectDevice, meter: Meter) -> DiskResult:
     with device:
         return await copy_disk(job, workers=workers, session=session, device=device, meter=meter)
 
@@ -128,6 +116,20 @@ def _job(size: int, settings: Settings, base: DiskImage | None, base_map: Any, l
         audit=audit,
         base_map=base_map,
         base_size_bytes=base.size_bytes,
+    )
+
+
+def _image(number: int, job: DiskCopy, result: DiskResult) -> DiskImage:
+    return DiskImage(
+        device_uuid=f"{VM}-{number}",
+        slot=Slot("scsi", number),
+        size_bytes=job.size_bytes,
+        mode=result.mode,
+        reason=result.reason,
+        block_bytes=job.block_bytes,
+        fan_out=FAN_OUT,
+        node_ids=result.node_ids,
+        bytes_read=result.bytes_read,
     )
 
 
