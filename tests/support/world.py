@@ -122,6 +122,24 @@ def _small(folder: Path, flags: dict[str, Any]) -> Settings:
     return load(environment={}, flags={**defaults, **flags})
 
 
+async def _repository(folder: Path, store: FaultyStore, settings: Settings, budget: Budget, clock: Any) -> Repository:
+    """The one that is in the store, or a new one."""
+    if await store.inner.info("repository.json") is None:
+        await Repository.init(store.inner, passphrase=None, clock=clock)
+    return await Repository.open(
+        store,
+        passphrase=None,
+        cache_dir=folder / "cache",
+        clock=clock,
+        pack_bytes=settings.repository.pack_size,
+        uploads=1,
+        paranoid=False,
+        level=1,
+        reserve=budget.reserve_pack,
+        release=budget.release_pack,
+    )
+
+
 @asynccontextmanager
 async def world(
     folder: Path,
@@ -139,23 +157,10 @@ async def world(
     if not any(vm.name == "proxy" for vm in fake.state.vms.values()):
         fake.add_vm("proxy", [64 * KIB])
     store = FaultyStore(inner or MemoryStore())
-    if await store.inner.info("repository.json") is None:
-        await Repository.init(store.inner, passphrase=None, clock=clock)
     ledger = await Ledger.open(folder / "catalog.sqlite", clock=clock)
     history = History(folder / "catalog.sqlite")
     budget = Budget(settings.data.budget)
-    repository = await Repository.open(
-        store,
-        passphrase=None,
-        cache_dir=folder / "cache",
-        clock=clock,
-        pack_bytes=settings.repository.pack_size,
-        uploads=1,
-        paranoid=False,
-        level=1,
-        reserve=budget.reserve_pack,
-        release=budget.release_pack,
-    )
+    repository = await _repository(folder, store, settings, budget, clock)
     events: list[Progress] = []
     active: set[str] = set()
 
