@@ -275,12 +275,12 @@ async def carry_out(node: Node, plan: Sequence[Action], *, ended_job: str | None
 
 
 async def _is_due(node: Node, action: Action, ended_job: str | None) -> bool:
-    """Since the plan was made, the job was not ordered again, nor did it give the thing to the user."""
+    """Since the plan was made, the job was not ordered again, nor the thing given to the user or forgotten."""
     entry = action.entry
     assert entry is not None
     if entry.job != ended_job and entry.job in await node.active_jobs():
         return False
-    return (await node.ledger.entry(entry.id)).state is not State.GIVEN
+    return (await node.ledger.entry(entry.id)).state not in (State.GIVEN, State.FORGOTTEN)
 
 
 async def _do(node: Node, action: Action) -> None:

@@ -250,6 +250,26 @@ async def test_an_empty_disk_that_may_be_an_administrators_is_kept_and_forgotten
     assert not (await w.node.ledger.entry(intent.id)).is_open
 
 
+async def test_what_is_forgotten_while_it_is_cleaned_up_is_left_alone(w):
+    """Planned while an empty disk of ours was known by its slot alone; forgotten before its turn."""
+    slot, disk = Slot("scsi", 9), EmptyDisk(BLOCK, CONTAINER)
+    facts = {"vm_uuid": w.node.proxy_uuid, "slot": str(slot), "known": [], "is_told_by_slot": True}
+    facts |= {"size_bytes": BLOCK, "container": CONTAINER}
+    intent = await w.node.ledger.intend(Kind.TEMPORARY_DISK, job="dead", ordinal=0, facts=facts)
+    made = await w.hypervisor.attach(w.node.proxy_uuid, slot, disk)
+    assert [item.action.verb for item in await reconcile(w.node, apply=False)] == [Verb.DETACH]
+    asked = []
+
+    async def active_jobs():
+        asked.append(1)
+        if len(asked) == 2:
+            await w.node.ledger.forget(intent, made.vmdisk_uuid)
+        return set()
+
+    assert await reconcile(dataclasses.replace(w.node, active_jobs=active_jobs), apply=True) == []
+    assert w.ours()["attached"] == 1
+
+
 async def test_an_intent_lives_as_long_as_the_settings_let_its_call_take(w):
     prism = w.node.settings.prism.model_copy(update={"task_timeout": 2 * INTENT_LIFE_S})
     node = dataclasses.replace(w.node, settings=w.node.settings.model_copy(update={"prism": prism}))
