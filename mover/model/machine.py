@@ -221,11 +221,20 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkedVm:
+    """A VM that bears our own install's mark: one that a restore made, or a clone of such a one."""
+
+    uuid: str
+    name: str
+    mark: str
+    """Its description: the key under which a restore made it, a colon, and words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leftovers:
     """What carries our own install's name or origin on a cluster, whoever needs it."""
 
     snapshots: tuple[Snapshot, ...]
     attachments: tuple[Attachment, ...]
     """Disks of the Proxy VM that are clones of a snapshot file."""
-    vms: tuple[tuple[str, str], ...]
-    """(uuid, name) of half-made VMs."""
+    vms: tuple[MarkedVm, ...]

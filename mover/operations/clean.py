@@ -99,7 +99,7 @@ def _identities(leftovers: Leftovers, disks: Mapping[str, tuple[Disk, ...] | Non
     """Of all that is there and may be ours."""
     found = {disk.vmdisk_uuid for there in disks.values() for disk in there or () if disk.vmdisk_uuid}
     found |= {disk.vmdisk_uuid for disk in leftovers.attachments}
-    return found | {one.uuid for one in leftovers.snapshots} | {uuid for uuid, _ in leftovers.vms}
+    return found | {one.uuid for one in leftovers.snapshots} | {vm.uuid for vm in leftovers.vms}
 
 
 def _is_of(entry: Entry, vms: Collection[str] | None) -> bool:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from mover.catalog.ledger import Entry, Kind, State
 from mover.config import PrismSettings
 from mover.hypervisor.protocol import BUSY_WITHIN_S
-from mover.model.machine import Attachment, Disk, DiskKind, Leftovers, Slot, Snapshot
+from mover.model.machine import Attachment, Disk, DiskKind, Leftovers, MarkedVm, Slot, Snapshot
 from mover.operations.names import job_of
 from mover.units import format_size
 
@@ -196,9 +196,6 @@ def _absent(entry: Entry, seen: Observed) -> Action:
 def _plan_vm(entry: Entry, seen: Observed) -> Iterator[Action]:
     if not entry.is_open:
         return
-    if not entry.identity and _has_rival(entry, seen):
-        yield _action(Verb.WAIT, entry, "a running job makes a VM of the same name: which is whose is seen later")
-        return
     there = _vms_of(entry, seen)
     for uuid in there:
         yield _action(Verb.DELETE_VM, entry, "its restore did not finish", uuid)
@@ -206,28 +203,17 @@ def _plan_vm(entry: Entry, seen: Observed) -> Iterator[Action]:
         yield _action(Verb.CLOSE, entry, "it does not exist any more") if entry.identity else _absent(entry, seen)
 
 
-def _has_rival(entry: Entry, seen: Observed) -> bool:
-    """A job that runs is about to make a VM of that name too, and has not said yet which one it is.
-
-    One whose line was written while all this was read runs, too.
-    """
-    before = {line.id for line in seen.entries}
-    return any(
-        other.kind is Kind.VM
-        and other.is_open
-        and not other.identity
-        and (other.job in seen.active_jobs or other.id not in before)
-        and other.facts["name"] == entry.facts["name"]
-        for other in seen.written
-    )
-
-
 def _vms_of(entry: Entry, seen: Observed) -> list[str]:
-    """The half-made VM: by its UUID, or new since the intent, of our mark and the name wanted, and nobody else's."""
+    """The half-made VM: by its UUID, or new since the intent, of its key and the name wanted, and nobody else's."""
     if entry.identity:
         return [entry.identity] if seen.disks.get(entry.identity) is not None else []
     others = {other.identity for other in seen.written if other.kind is Kind.VM} | set(entry.facts["known"])
-    return [uuid for uuid, name in seen.leftovers.vms if name == entry.facts["name"] and uuid not in others]
+    return [vm.uuid for vm in seen.leftovers.vms if _is_made_for(entry, vm) and vm.uuid not in others]
+
+
+def _is_made_for(entry: Entry, vm: MarkedVm) -> bool:
+    """Other restores have other keys; a clone of what they made bears theirs."""
+    return vm.name == entry.facts["name"] and vm.mark.startswith(f"{entry.facts['key']}:")
 
 
 def _plan_snapshot(entry: Entry, seen: Observed) -> Iterator[Action]:

@@ -136,7 +136,7 @@ class _RestoreVm:
             entry = former[0]
         else:
             known = await node.hypervisor.leftovers(prefix_of(node.install), node.proxy_uuid)
-            facts = {"name": self._request.name, "key": key, "known": [uuid for uuid, _ in known.vms]}
+            facts = {"name": self._request.name, "key": key, "known": [vm.uuid for vm in known.vms]}
             entry = await node.ledger.intend(Kind.VM, job=job, ordinal=0, facts=facts)
         try:
             vm_uuid = await node.hypervisor.create_vm(self._vm_request(plan, key), key=key)

@@ -101,7 +101,7 @@ async def restores(world):
     disk = saved.data_disks()[0]
     temporary = await ahv.attach(proxy, Slot("scsi", 20), EmptyDisk(disk.size_bytes, disk.container_uuid))
     world.lab.bank.path(temporary.vmdisk_uuid).write_bytes(b"\x55" * disk.size_bytes)
-    request = VmRequest("web01-restored", saved.spec, NicMode.DISCONNECTED, {}, description=f"{PREFIX}job")
+    request = VmRequest("web01-restored", saved.spec, NicMode.DISCONNECTED, {}, description=f"{PREFIX}job: restored")
     made = await ahv.create_vm(request, key=f"{PREFIX}restore")
     assert await ahv.create_vm(request, key=f"{PREFIX}restore") == made
     source = CloneSource(vmdisk_uuid=temporary.vmdisk_uuid, container_uuid=disk.container_uuid)
@@ -137,7 +137,7 @@ async def cleans(world, first, second):
     left = await ahv.leftovers(PREFIX, proxy)
     assert {snapshot.uuid for snapshot in left.snapshots} == {first.uuid, second.uuid}
     assert left.attachments == ()
-    assert [name for _, name in left.vms] == ["web01-restored"]
+    assert [(vm.name, vm.mark.partition(":")[0]) for vm in left.vms] == [("web01-restored", f"{PREFIX}job")]
     disk = (await ahv.vm(world.uuid("web01"))).data_disks()[0]
     await ahv.extend_snapshot(second.uuid, SystemClock().now() + 7200)
     await ahv.delete_snapshot(first.uuid)
@@ -147,10 +147,10 @@ async def cleans(world, first, second):
         await ahv.changed_regions(path_of(second, disk), path_of(first, disk), size_bytes=disk.size_bytes)
     with pytest.raises(NotFound):
         await ahv.changed_regions(path_of(first, disk), None, size_bytes=disk.size_bytes)
-    for uuid, _ in left.vms:
-        await ahv.delete_vm(uuid)
-        await ahv.delete_vm(uuid)
+    for vm in left.vms:
+        await ahv.delete_vm(vm.uuid)
+        await ahv.delete_vm(vm.uuid)
         with pytest.raises(NotFound):
-            await ahv.vm(uuid)
+            await ahv.vm(vm.uuid)
     await ahv.delete_snapshot(second.uuid)
     assert "web01" in world.lab.vms

@@ -35,6 +35,7 @@ from mover.model.machine import (
     EmptyDisk,
     Inventory,
     Leftovers,
+    MarkedVm,
     Network,
     Nic,
     Slot,
@@ -242,7 +243,7 @@ class FakeHypervisor:
                 snapshots=tuple(s for s in self.state.snapshots.values() if s.name.startswith(name_prefix)),
                 attachments=tuple(_attachment(proxy_uuid, disk) for disk in plugged if disk.source_path),
                 vms=tuple(
-                    (vm.uuid, vm.name)
+                    MarkedVm(vm.uuid, vm.name, vm.spec["description"])
                     for vm in self.state.vms.values()
                     if str(vm.spec.get("description", "")).startswith(name_prefix)
                 ),

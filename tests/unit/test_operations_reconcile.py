@@ -13,6 +13,7 @@ from mover.model.machine import (
     Disk,
     DiskKind,
     Leftovers,
+    MarkedVm,
     Slot,
     Snapshot,
     SnapshotFile,
@@ -40,7 +41,7 @@ def entry(kind, *, identity=None, state=None, at=NOW, job=JOB, **facts):
             "container": CONTAINER,
             "is_told_by_slot": True,
         },
-        Kind.VM: {"name": "web2", "key": "k", "known": ["other"]},
+        Kind.VM: {"name": "web2", "key": "job-vm-1", "known": ["other"]},
         Kind.HOOK_POST: {"hook": {}, "values": {}},
     }[kind]
     state = state or (State.MADE if identity else State.INTENDED)
@@ -296,28 +297,24 @@ def test_a_half_made_vm_goes():
     assert plan(given, there={"v1": None}) == [(Verb.CLOSE, "v1")]
 
 
-def test_an_intended_vm_is_found_by_mark_and_name_but_never_a_finished_one():
+def marked(uuid, name="web2", key="job-vm-1"):
+    return MarkedVm(uuid, name, f"{key}: restored from p of web. The web server")
+
+
+def test_an_intended_vm_is_found_by_its_key_and_name_but_never_a_finished_one():
     given = entry(Kind.VM)
-    assert plan(given, vms=[("v1", "web2")]) == [(Verb.DELETE_VM, "v1")]
-    assert plan(given, vms=[("other", "web2"), ("v2", "web3")]) == [(Verb.WAIT, "")]
-    finished = entry(Kind.VM, identity="v1", state=State.GIVEN, job="00000000000000bb")
-    assert plan(given, finished, vms=[("v1", "web2")]) == [(Verb.WAIT, "")]
+    assert plan(given, vms=[marked("v1")]) == [(Verb.DELETE_VM, "v1")]
+    assert plan(given, vms=[marked("other"), marked("v2", "web3")]) == [(Verb.WAIT, "")]
+    finished = entry(Kind.VM, identity="v1", state=State.GIVEN)
+    assert plan(given, finished, vms=[marked("v1")]) == [(Verb.WAIT, "")]
 
 
-def test_a_vm_that_a_running_job_is_just_making_is_not_taken_for_a_lost_one():
-    lost, making = entry(Kind.VM), entry(Kind.VM, job="00000000000000bb")
-    active = ["00000000000000bb"]
-    assert plan(lost, making, vms=[("v2", "web2")], active=active) == [(Verb.WAIT, "")]
-    assert plan(lost, making, vms=[("v2", "web2")], active=active, now=NOW + INTENT_LIFE_S) == [(Verb.WAIT, "")]
-    made = dataclasses.replace(making, identity="v2", state=State.MADE)
-    assert plan(lost, made, vms=[("v1", "web2"), ("v2", "web2")], active=active) == [(Verb.DELETE_VM, "v1")]
-
-
-def test_a_vm_whose_line_was_written_during_the_look_is_not_taken_for_a_lost_one():
-    lost, making = entry(Kind.VM), dataclasses.replace(entry(Kind.VM, job="00000000000000bb"), id=2)
-    assert plan(lost, closed=[making], vms=[("v2", "web2")]) == [(Verb.WAIT, "")]
-    made = dataclasses.replace(making, identity="v2", state=State.MADE)
-    assert plan(lost, closed=[made], vms=[("v1", "web2"), ("v2", "web2")]) == [(Verb.DELETE_VM, "v1")]
+def test_a_clone_of_a_vm_that_was_restored_before_bears_its_mark_and_is_not_what_was_intended():
+    """With the description; nor is what another restore of that name makes."""
+    given, clones = entry(Kind.VM), [marked("v1", key="job-vm-10"), marked("v2", key="another-vm-1")]
+    assert plan(given, vms=clones) == [(Verb.WAIT, "")]
+    assert plan(given, vms=clones, now=NOW + INTENT_LIFE_S) == [(Verb.CLOSE, "")]
+    assert plan(given, vms=[*clones, marked("v3")]) == [(Verb.DELETE_VM, "v3")]
 
 
 def test_hooks_run_before_anything_else():

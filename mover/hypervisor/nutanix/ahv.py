@@ -132,7 +132,7 @@ class Ahv:
         return Leftovers(
             snapshots=await snapshots.list_snapshots(at.element, name_prefix),
             attachments=tuple(disks.as_attachment(proxy_uuid.lower(), disk) for disk in plugged),
-            vms=tuple(pair for pair in await vms.list_vms(at.element, name_prefix) if pair[0] != proxy_uuid.lower()),
+            vms=tuple(vm for vm in await vms.list_vms(at.element, name_prefix) if vm.uuid != proxy_uuid.lower()),
         )
 
     async def close(self) -> None:

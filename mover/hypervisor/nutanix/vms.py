@@ -32,6 +32,7 @@ from mover.hypervisor.nutanix.session import Session
 from mover.hypervisor.nutanix.snapshots import reserve
 from mover.hypervisor.nutanix.tasks import wait_for_v2, wait_for_v3
 from mover.hypervisor.protocol import VmRequest
+from mover.model.machine import MarkedVm
 
 log = logs.get(__name__)
 
@@ -314,13 +315,13 @@ async def _is_gone(session: Session, vm_uuid: str, *, within_s: float) -> bool:
     return True
 
 
-async def list_vms(session: Session, name_prefix: str) -> tuple[tuple[str, str], ...]:
-    """(UUID, name) of VMs whose name or description begins so. Only reads."""
+async def list_vms(session: Session, name_prefix: str) -> tuple[MarkedVm, ...]:
+    """VMs whose description begins so. Only reads."""
 
-    def read(entity: Json) -> tuple[str, str] | None:
-        description = text(entity, "status", "description") or text(entity, "spec", "description")
-        is_ours = any(words.startswith(name_prefix) for words in (v3.name_of(entity), description))
-        return (uuid(entity, "metadata", "uuid"), v3.name_of(entity)) if is_ours else None
+    def read(entity: Json) -> MarkedVm | None:
+        mark = text(entity, "status", "description") or text(entity, "spec", "description")
+        is_ours = mark.startswith(name_prefix)
+        return MarkedVm(uuid(entity, "metadata", "uuid"), v3.name_of(entity), mark) if is_ours else None
 
     return tuple(filter(None, await list_v3(session, "vm", read)))
 
