@@ -21,7 +21,7 @@ from mover.errors import (
     StoreUnreachable,
 )
 from mover.metrics import BUILD_INFO, LOOP_LAG, NODE_INFO, RECONCILE_LAST_SUCCESS
-from mover.operations.clean import reconcile
+from mover.operations.clean import forget_the_past, reconcile
 from mover.operations.node import Node
 from mover.operations.presence import look_for_vms
 
@@ -134,7 +134,8 @@ async def _reconcile(node: Node, pulse: _Pulse, clock: Clock, every_s: float) ->
     while True:
         try:
             done = await reconcile(node, apply=True)
-            pulse.problem = next((item.error.message for item in done if item.error), None)
+            errors = [*(item.error for item in done), await forget_the_past(node)]
+            pulse.problem = next((error.message for error in errors if error), None)
             pulse.at = clock.monotonic()
             if pulse.problem is None:
                 RECONCILE_LAST_SUCCESS.set(clock.now())

@@ -73,6 +73,19 @@ def driver_error(error: BaseException) -> sqlite3.DatabaseError | None:
     return cause if type(cause) in (sqlite3.OperationalError, sqlite3.DatabaseError) else None
 
 
+def trouble_by(state_dir: Path, error: BaseException) -> StateFull | StateDamaged | None:
+    """In words, what a database's driver said while the folder was in use; None where it is none of its errors."""
+    cause = driver_error(error)
+    if cause is None:
+        return None
+    return trouble_of(state_dir) or StateDamaged(
+        f"The state folder {state_dir} cannot be used any more: {cause}",
+        remedy="Look at its file system and the kernel's log; what ran goes on at the next start.",
+        # Of damage in a file the next start says which file it is; waiting mends nothing.
+        retryable=isinstance(cause, sqlite3.OperationalError),
+    )
+
+
 def unusable(path: Path, name: str, lost: str, error: sqlite3.DatabaseError) -> StateFull | StateDamaged:
     """What a database's driver said, in words. lost: what to do once its file is moved away, and what that costs."""
     if trouble := trouble_of(path.parent):

@@ -34,7 +34,7 @@ from mover.operations.pulse import Pulse
 from mover.operations.request import BACKUP, RESTORE, RESTORE_DISK
 from mover.operations.restore import restore_disk_into, restore_vm
 from mover.pipeline.workers import Workers
-from mover.room import require_room
+from mover.room import require_room, trouble_by
 from mover.storage.probe import probe
 
 OPERATIONS: Mapping[str, Callable[[Node, Mapping[str, Any], Steps], Awaitable[Values]]] = {
@@ -114,11 +114,17 @@ async def reading_node(
 
 @asynccontextmanager
 async def looking_node(settings: Settings, *, apply: bool) -> AsyncIterator[Node]:
-    """A node that runs no jobs; to ``apply`` it must be the only executor. Raises StateFolderBusy."""
+    """A node that runs no jobs; to ``apply`` it must be the only executor.
+
+    Raises StateFolderBusy; StateFull or StateDamaged once its state folder fails.
+    """
     clock = SystemClock()
     with executor_lock(settings.state_dir) if apply else nullcontext():
-        async with job_book(settings, clock) as book, node(settings, book=book, clock=clock) as ready:
-            yield ready
+        try:
+            async with job_book(settings, clock) as book, node(settings, book=book, clock=clock) as ready:
+                yield ready
+        except Exception as error:
+            raise trouble_by(settings.state_dir, error) or error from None
 
 
 def preflight_ports(settings: Settings, clock: Clock) -> PreflightPorts:

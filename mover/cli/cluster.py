@@ -65,9 +65,11 @@ async def orphans(session: Session, *, apply: bool) -> None:
     """The plan of reconcile, or its doing; exit with 3 when something could not be done."""
     async with nodes.looking_node(session.settings, apply=apply) as node:
         done = [item.as_dict() for item in await clean.reconcile(node, apply=apply)]
+        table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
+        session.console.answer({"applied": apply, "actions": done}, table)
         waiting = len(await node.active_jobs())
-    table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
-    session.console.answer({"applied": apply, "actions": done}, table)
+        if apply:
+            await clean.forget_the_past(node)
     if not apply and any(item["action"] in DOING for item in done):
         session.console.remark("Do it with: mover orphans --apply")
     if waiting and executor_pid(session.settings.state_dir) is None:

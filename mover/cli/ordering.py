@@ -15,7 +15,7 @@ from mover.errors import JobFailed, JobInterrupted, MoverError, StateFolderBusy
 from mover.hypervisor.protocol import Hypervisor
 from mover.jobs.book import Job, JobBook
 from mover.jobs.lock import executor_pid
-from mover.operations.clean import reconcile
+from mover.operations.clean import forget_the_past, reconcile
 from mover.operations.request import BACKUP, REPOSITORY, place_of
 
 Order = tuple[str, Mapping[str, Any]]
@@ -49,6 +49,7 @@ async def _as_executor(session: Session, choose: Choose) -> list[Job]:
             earlier = await _unfinished(executor.book, console)
             orders = await choose(executor.node.hypervisor, executor.node.proxy_uuid)
             await reconcile(executor.node, apply=True)
+            await forget_the_past(executor.node)
             return await _see_through(session, executor, orders, earlier)
 
 

@@ -8,7 +8,6 @@ jobs without ending them: the next executor continues.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -33,7 +32,7 @@ from mover.jobs.book import (
 )
 from mover.jobs.steps import Call, Cancellation, Operation, Values, first_of, side_by_side
 from mover.metrics import JOBS, JOBS_RUNNING
-from mover.room import driver_error, trouble_of
+from mover.room import trouble_by, trouble_of
 
 Result = TypeVar("Result")
 EXECUTOR = "executor"
@@ -141,7 +140,7 @@ class Engine:
                     task.cancel()
         except BaseExceptionGroup as errors:
             first = first_of(errors)
-            raise engine._state_trouble(first) or first from None
+            raise trouble_by(state_dir, first) or first from None
         finally:
             await engine._stop(threads)
             threads.shutdown(wait=False)
@@ -175,7 +174,7 @@ class Engine:
             DBOS.launch()
             await DBOS.register_queue_async(QUEUE, worker_concurrency=side_by_side, polling_interval_sec=_QUEUE_POLL_S)
         except Exception as error:
-            raise self._state_trouble(error) or error from None
+            raise trouble_by(self._state_dir, error) or error from None
 
     def _workflow(self) -> Callable[[str, Values], Awaitable[Values]]:
         async def job(operation: str, request: Values) -> Values:
@@ -257,22 +256,10 @@ class Engine:
 
     async def _stop_for(self, error: Exception) -> None:
         """Does not come back where the state folder failed: like a stop, that is no outcome of a job."""
-        trouble = self._state_trouble(error)
+        trouble = trouble_by(self._state_dir, error)
         if trouble is not None:
             self._lose(trouble)
             await asyncio.Event().wait()
-
-    def _state_trouble(self, error: BaseException) -> StateFull | StateDamaged | None:
-        """In words, what a database's driver says; None where it is none of its errors."""
-        cause = driver_error(error)
-        if cause is None:
-            return None
-        return trouble_of(self._state_dir) or StateDamaged(
-            f"The state folder {self._state_dir} cannot be used any more: {cause}",
-            remedy="Look at its file system and the kernel's log; what ran goes on at the next start.",
-            # Of damage in a file the next start says which file it is; waiting mends nothing.
-            retryable=isinstance(cause, sqlite3.OperationalError),
-        )
 
     def _lose(self, trouble: StateFull | StateDamaged) -> None:
         if not self._trouble.done():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from mover import logs
@@ -166,18 +165,19 @@ async def reconcile(node: Node, *, apply: bool) -> list[Done]:
     if seen.bases is not None:
         there = {snapshot.uuid for snapshot in seen.leftovers.snapshots}
         node.board.standing.lose_bases([point for uuid, point in seen.bases.items() if uuid not in there])
-    await _forget_the_past(node)
     return done
 
 
-async def _forget_the_past(node: Node) -> None:
-    """Of the ledger and the book of jobs. What fails is tried again the next time, and hides nothing that was done."""
-    prune = partial(node.ledger.prune, older_than_s=2 * node.settings.prism.snapshot_life)
-    for forget_some in (prune, node.forget_jobs):
-        try:
-            await forget_some()
-        except MoverError as error:
-            _LOG.warning("the past is not forgotten", code=error.code, error=error.message)
+async def forget_the_past(node: Node) -> MoverError | None:
+    """Of the ledger and the book of jobs: beside each reconcile, whose outcome it does not touch. Gives what the book
+    answers where it cannot be changed; it is tried again the next time."""
+    await node.ledger.prune(older_than_s=2 * node.settings.prism.snapshot_life)
+    try:
+        await node.forget_jobs()
+    except MoverError as error:
+        _LOG.warning("ended jobs are not forgotten", code=error.code, error=error.message, remedy=error.remedy)
+        return error
+    return None
 
 
 def publish_orphans(seen: Observed, left: Sequence[Action]) -> None:

@@ -19,6 +19,7 @@ from mover.errors import (
     StateFull,
     StoreUnreachable,
 )
+from mover.metrics import REGISTRY
 from tests.support.repositories import until
 
 
@@ -91,12 +92,36 @@ async def test_a_command_that_ran_the_jobs_meanwhile_is_waited_for(scene):
     assert serving.cancelled()
 
 
+@pytest.mark.parametrize("unforgotten", [None, StateDamaged("the book is damaged", remedy="Move it away.")])
+async def test_a_past_that_cannot_be_forgotten_is_a_problem_and_what_was_done_counts(monkeypatch, unforgotten):
+    async def reconcile(node, *, apply):
+        return []
+
+    async def forget_the_past(node):
+        return unforgotten
+
+    monkeypatch.setattr(daemon, "reconcile", reconcile)
+    monkeypatch.setattr(daemon, "forget_the_past", forget_the_past)
+    daemon.RECONCILE_LAST_SUCCESS.set(0)
+    pulse, clock = daemon._Pulse(at=-1.0), WaitingClock(asyncio.Event())
+    async with asyncio.TaskGroup() as group:
+        reconciling = group.create_task(daemon._reconcile(None, pulse, clock, 60.0))
+        await until(lambda: pulse.at == 0.0)
+        reconciling.cancel()
+    assert pulse.problem == (unforgotten and unforgotten.message)
+    last_success = REGISTRY.get_sample_value("mover_reconcile_last_success_timestamp_seconds")
+    assert last_success == (0 if unforgotten else clock.now())
+
+
 class WaitingClock:
     def __init__(self, may_go_on):
         self._may_go_on = may_go_on
 
     def monotonic(self):
         return 0.0
+
+    def now(self):
+        return 7.0
 
     async def sleep(self, seconds):
         await self._may_go_on.wait()

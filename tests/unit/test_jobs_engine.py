@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from mover import room
 from mover.errors import (
     AmbiguousName,
     JobCancelled,
@@ -296,7 +297,7 @@ async def test_a_database_that_fails_beside_the_jobs_is_told_in_words(tmp_path, 
     async def daemon():
         async with running(tmp_path), asyncio.TaskGroup() as group:
             short = StateFull("no room", remedy="Make room.") if is_full else None
-            monkeypatch.setattr(engine, "trouble_of", lambda folder: short)
+            monkeypatch.setattr(room, "trouble_of", lambda folder: short)
             group.create_task(_raise(Wrapped(sqlite3.OperationalError("database or disk is full"))))
 
     with pytest.raises(StateFull if is_full else StateDamaged):

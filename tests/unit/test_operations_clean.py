@@ -13,7 +13,7 @@ from mover.errors import HookFailed, HypervisorUnreachable, StateFull, StoreUnre
 from mover.metrics import REGISTRY
 from mover.model.machine import CloneSource, EmptyDisk, Slot
 from mover.operations.backup import backup_vm
-from mover.operations.clean import drop_entry, forget, reconcile, settle
+from mover.operations.clean import drop_entry, forget, forget_the_past, reconcile, settle
 from mover.operations.reconcile import INTENT_LIFE_S, Verb
 from tests.support.fakehypervisor import CONTAINER
 from tests.support.faultystore import How as StoreHow
@@ -197,7 +197,7 @@ async def test_old_lines_are_forgotten(w):
     old = await w.node.ledger.intend(Kind.VM, job="j", ordinal=0, facts={"name": "n", "key": "k", "known": []})
     await w.node.ledger.given(old)
     w.clock.elapsed += 100 * 86400
-    await w.reconcile()
+    await forget_the_past(w.node)
     assert await w.node.ledger.entries() == []
 
 
@@ -230,6 +230,7 @@ async def test_what_the_operator_answers_for_is_never_listed_again(w):
     w.clock.elapsed += 365 * 86400
     w.hypervisor.state.snapshots.clear()
     await w.reconcile()
+    await forget_the_past(w.node)
     assert await w.reconcile() == []
     assert w.ours()["attached"] == 1
 
@@ -283,28 +284,21 @@ async def test_an_intent_lives_as_long_as_the_settings_let_its_call_take(w):
     assert [item.action.verb for item in await reconcile(node, apply=True)] == [Verb.CLOSE]
 
 
-async def test_ended_jobs_are_forgotten_where_it_cleans_up_and_not_where_it_looks(w):
+async def test_ended_jobs_are_forgotten(w):
     calls = []
 
     async def forget_jobs():
         calls.append(1)
 
-    node = dataclasses.replace(w.node, forget_jobs=forget_jobs)
-    await reconcile(node, apply=False)
-    assert calls == []
-    await reconcile(node, apply=True)
+    assert await forget_the_past(dataclasses.replace(w.node, forget_jobs=forget_jobs)) is None
     assert calls == [1]
 
 
-async def test_what_was_done_is_told_where_the_past_cannot_be_forgotten(w):
+async def test_a_book_of_jobs_that_cannot_be_pruned_is_told_and_stops_nothing(w):
     async def fail():
         raise StateFull("no room", remedy="make some")
 
-    web = w.hypervisor.add_vm("web", [BLOCK])
-    await w.backup(web)
-    w.hypervisor.state.snapshots.clear()
-    node = dataclasses.replace(w.node, forget_jobs=fail)
-    assert [item.action.verb for item in await reconcile(node, apply=True)] == [Verb.CLOSE]
+    assert isinstance(await forget_the_past(dataclasses.replace(w.node, forget_jobs=fail)), StateFull)
 
 
 async def test_the_end_of_a_restore_judges_no_snapshot(w):
