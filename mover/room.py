@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mover.errors import StateDamaged, StateFull
+from mover.errors import ConfigError, StateDamaged, StateFull
 from mover.units import MIB, format_size
 
 STATE_LEAST_BYTES = 16 * MIB
@@ -56,6 +56,22 @@ def _refused(state_dir: Path, error: OSError) -> StateFull | StateDamaged | None
         f"The state folder {state_dir} cannot be written: {error.strerror}",
         remedy=f"Look at its rights, its file system and the kernel's log. {_GOES_ON}",
         retryable=True,
+    )
+
+
+def make_folder(state_dir: Path) -> None:
+    """For this user alone, where it is not there yet. Raises ConfigError."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise unfit(state_dir, error) from error
+
+
+def unfit(state_dir: Path, error: OSError) -> ConfigError:
+    """A state folder that this user cannot use at all."""
+    return ConfigError(
+        f"The state folder {state_dir} cannot be used: {error.strerror}",
+        remedy="Set state_dir (or MOVER_STATE_DIR) to a folder that this user may write.",
     )
 
 

@@ -33,7 +33,7 @@ from mover.errors import (
     all_errors,
 )
 from mover.jobs.steps import Values
-from mover.room import driver_error, unusable
+from mover.room import driver_error, make_folder, trouble_of, unusable
 
 APPLICATION = "mover"
 # Recovery takes only jobs of the same version, so it names the format of jobs, not of the software.
@@ -114,16 +114,14 @@ class JobBook:
                 f"Job {job.id} is {job.state}, so there is nothing to repeat",
                 remedy="See the jobs and their states with: mover job list",
             )
-        self._wish(job.id).unlink(missing_ok=True)
+        await self._call(self._unwish, job.id)
         await self._call(self._enqueue, job.id, job.attempt + 1, job.operation, dict(job.request))
         return job.id
 
     async def cancel(self, job_id: str) -> None:
         """Ask a job to end in order; the executor sees it within a second."""
         job = await self.job(job_id)
-        wish = self._wish(job.id)
-        wish.parent.mkdir(parents=True, exist_ok=True)
-        wish.touch()
+        await self._call(self._make_wish, job.id)
 
     async def job(self, job_id: str) -> Job:
         """The newest attempt at a job, by its id or the beginning of it. Raises UsageError, AmbiguousName."""
@@ -173,6 +171,8 @@ class JobBook:
     async def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        except OSError as error:
+            raise trouble_of(self._state_dir) or _unchangeable(error) from error
         except Exception as error:
             cause = driver_error(error)
             if cause is not None:
@@ -214,6 +214,14 @@ class JobBook:
             self._forget_wish(job_id)
         return bool(names)
 
+    def _make_wish(self, job_id: str) -> None:
+        wish = self._wish(job_id)
+        wish.parent.mkdir(parents=True, exist_ok=True)
+        wish.touch()
+
+    def _unwish(self, job_id: str) -> None:
+        self._wish(job_id).unlink(missing_ok=True)
+
     def _forget_wish(self, job_id: str) -> None:
         wish = self._wish(job_id)
         with suppress(OSError):  # an empty file that nobody reads any more
@@ -231,15 +239,16 @@ class JobBook:
 def prepare_database(state_dir: Path, *, is_executor: bool = False) -> Path:
     """Make the file and set it to write-ahead logging, once: that persists, and doubles its speed.
 
-    Raises ConfigError for a SQLite that is too old, StateDamaged for a file that is no database, or is cut short; an
-    executor looks at every page (15 ms for 2,000 jobs), since what it runs must not end at one that is damaged.
+    Raises ConfigError for a SQLite that is too old or a folder that cannot be made, StateDamaged for a file that is no
+    database, or is cut short; an executor looks at every page (15 ms for 2,000 jobs), since what it runs must not end
+    at one that is damaged.
     """
     if sqlite3.sqlite_version_info < SQLITE_LEAST:
         raise ConfigError(
             f"This Python's SQLite is {sqlite3.sqlite_version}; jobs need {'.'.join(map(str, SQLITE_LEAST))} or newer",
             remedy="Install pysqlite3 beside mover (pip install pysqlite3), or run a Python with a newer SQLite.",
         )
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(state_dir)
     path = (state_dir / DATABASE_NAME).resolve()
     try:
         connection = sqlite3.connect(path)
@@ -257,6 +266,15 @@ def prepare_database(state_dir: Path, *, is_executor: bool = False) -> Path:
 
 def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged | StateFull:
     return unusable(path, "The book of jobs", _LOST, error)
+
+
+def _unchangeable(error: OSError) -> StateDamaged:
+    """A wish to cancel a job: other files of the book speak through their driver."""
+    return StateDamaged(
+        f"A wish to cancel a job can be neither made nor taken back, {error.filename}: {error.strerror}",
+        remedy="Look at its rights, its file system and the kernel's log; then run the command again.",
+        file=str(error.filename),
+    )
 
 
 def outcome_of_error(error: MoverError) -> Values:

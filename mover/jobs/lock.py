@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mover.errors import ConfigError, StateFolderBusy
+from mover.errors import StateFolderBusy
+from mover.room import make_folder, unfit
 
 LOCK_NAME = "executor.lock"
 
@@ -21,14 +22,11 @@ LOCK_NAME = "executor.lock"
 def executor_lock(state_dir: Path) -> Iterator[None]:
     """Be the executor for the length of the block. Raises StateFolderBusy, ConfigError (folder unusable)."""
     path = state_dir / LOCK_NAME
+    make_folder(state_dir)
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(
-            f"The state folder {state_dir} cannot be used: {error.strerror}",
-            remedy="Set state_dir (or MOVER_STATE_DIR) to a folder that this user may write.",
-        ) from error
+        raise unfit(state_dir, error) from error
     try:
         _take(descriptor, state_dir)
         os.ftruncate(descriptor, 0)

@@ -134,6 +134,11 @@ def test_jobs_that_are_to_be_continued_are_told_beside_orphans():
     assert to_continue(2).startswith("2 jobs were cut off and have")
 
 
+@pytest.mark.parametrize("words", [["list"], ["retry", "a"]])
+def test_a_state_folder_that_cannot_be_made_is_told_in_words(words):
+    invoke("job", *words, MOVER_STATE_DIR="/dev/null/state").refuses(2, "config", "/dev/null/state cannot be used")
+
+
 def test_pairs():
     assert _pairs("--network", ("a=b", "c=d")) == {"a": "b", "c": "d"}
     assert _pairs("--container", ("fast",)) == {"*": "fast"}

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from mover.errors import JobCancelled
+from mover.errors import JobCancelled, StateDamaged
 from mover.jobs import engine
 from mover.jobs.aside import aside
 from mover.jobs.book import JobState
@@ -93,3 +93,22 @@ async def test_a_wish_to_cancel_goes_with_the_last_line_of_its_job(tmp_path, boo
         await book.prune(older_than_s=-86400.0)
     assert await book.jobs() == []
     assert list((tmp_path / "cancel").iterdir()) == []
+
+
+async def test_a_wish_that_cannot_be_changed_is_told_in_words(tmp_path, book):
+    async def fail(request, steps):
+        raise JobCancelled("no", remedy="no")
+
+    async with running(tmp_path, fail=fail):
+        job_id = await book.submit("fail", {})
+        await book.wait(job_id)
+    wish = tmp_path / "cancel" / job_id
+    wish.mkdir(parents=True)
+    with pytest.raises(StateDamaged, match=f"{wish}: Is a directory"):
+        await book.retry(job_id)
+    assert [job.attempt for job in await book.jobs()] == [1]
+    wish.rmdir()
+    wish.parent.rmdir()
+    wish.parent.touch()
+    with pytest.raises(StateDamaged, match=str(wish.parent)):
+        await book.cancel(job_id)
