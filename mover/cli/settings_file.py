@@ -56,12 +56,23 @@ def edited(path: Path, text: str, values: Values) -> str:
 
 
 def require_editable(path: Path, text: str, names: Iterable[str]) -> None:
-    """Raises UsageError where ``edited`` could not put values of these names in."""
+    """Raises UsageError where ``edited`` could not put values of these names in; it names their sections."""
+    sections: dict[str, list[str]] = {}
+    for name in names:
+        sections.setdefault(name.split(".")[0], []).append(name)
+    if fixed := [section for section, some in sections.items() if not _is_editable(path, text, some)]:
+        raise UsageError(
+            f"The settings of {', '.join(fixed)} in {path} are written in a way that cannot be changed without harm",
+            remedy="Write them one a line; or look for others (--only); or leave --write out: what to put in is shown.",
+        )
+
+
+def _is_editable(path: Path, text: str, names: Iterable[str]) -> bool:
     try:
         edited(path, text, dict.fromkeys(names, 0))
-    except UsageError as error:
-        remedy = "Write its settings one a line, or leave --write out: the lines to put in are shown then."
-        raise UsageError(error.message, remedy=remedy) from None
+    except UsageError:
+        return False
+    return True
 
 
 def difference(path: Path, before: str, after: str) -> str:

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mover.cli.settings_file import difference, edited, lines_of, read_text, replace
+from mover.cli.settings_file import difference, edited, lines_of, read_text, replace, require_editable
 from mover.errors import UsageError
 
 VALUES = {"data.readers": 8, "repository.pack_size": "16MiB"}
@@ -61,6 +61,26 @@ def test_what_cannot_be_changed_safely_is_refused_with_what_to_write(tmp_path, t
     with pytest.raises(UsageError, match="without harm") as refused:
         edited(tmp_path / "m.yaml", text, {"data.readers": 8, "log.level": "debug"})
     assert "data.readers: 8" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("data:\n  level: 1\nrepository: {url: a}\n", "repository"),
+        ("data: {level: 1}\nrepository: {url: a}\n", "data, repository"),
+        ("base: &b\n  readers: 4\ndata: *b\n", "data"),
+        ("{node: {name: a}}\n", "data, repository"),
+    ],
+)
+def test_what_could_not_be_changed_is_named_with_what_to_do(tmp_path, text, named):
+    with pytest.raises(UsageError, match=f"^The settings of {named} in .*without harm") as refused:
+        require_editable(tmp_path / "m.yaml", text, VALUES)
+    assert "one a line" in refused.value.remedy
+    assert "--only" in refused.value.remedy
+
+
+def test_sections_that_stay_may_be_written_in_any_way(tmp_path):
+    require_editable(tmp_path / "m.yaml", TEXT, VALUES)
 
 
 @given(
