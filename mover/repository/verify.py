@@ -105,7 +105,9 @@ class _Check:
         """Names of the packs that points need."""
 
     async def run(self, only: RestorePoint | None) -> CheckReport:
-        damaged = {**self._repository.problems, **await self._repository.damaged_index()}
+        # What the refresh says of index objects may be wrong: of one that a whole one replaces, once a list hid it.
+        packs = {name: error for name, error in self._repository.problems.items() if layout.pack_id_of(name)}
+        damaged = {**packs, **await self._repository.damaged_index()}
         for name, error in sorted(damaged.items()):
             self._note(name, error.message)
         if only is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mover.repository import layout
 from mover.repository.index import PlaceState
 from mover.repository.verify import check
 from mover.storage.memory import MemoryStore
+from mover.storage.protocol import ObjectInfo
 from tests.support.repositories import (
     VM,
     backup,
@@ -250,6 +252,32 @@ async def test_a_damaged_index_object_is_found_and_replaced_where_a_cache_knows_
     assert fresh.problems == {}
     assert await restore(fresh, "p2") == second
     await fresh.close()
+
+
+async def test_a_damaged_index_object_that_a_list_hid_is_no_damage_while_a_whole_one_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The local index merged its segments while it was hidden, and has forgotten that it is replaced."""
+    store = await make()
+    await two_backups(store, tmp_path)
+    broken = names(store, "index/")[0]
+    flip(store, broken, 90)
+    repository = await open_in(store, tmp_path / "warm")
+    await repository.rebuild_index()
+    show = store.list
+
+    async def hiding(prefix: str) -> AsyncIterator[ObjectInfo]:
+        async for info in show(prefix):
+            if info.name != broken:
+                yield info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "list", hiding)
+        for number in range(5):
+            await backup(repository, blocks_of(number + 10, 5), f"later{number}")
+    assert (await check(repository)).is_clean
+    assert list(repository.problems) == [broken], "else this shows nothing"
+    await repository.close()
 
 
 async def test_a_stale_cache_is_brought_up_to_date(tmp_path: Path):
