@@ -3,7 +3,7 @@
 # usage: base.sh TAG [PACKAGE...]     (as root; needs mmdebstrap and buildah)
 # environment:
 #   BUILDER        program and its global options, default "buildah"
-#   ARCHITECTURE   as Debian calls it, default this machine's. Another one needs programs of it to run here
+#   ARCHITECTURE   amd64 or arm64, default this machine's. The other one needs programs of it to run here
 #                  (qemu-user-static, with binfmt_misc mounted when it is installed) and the package arch-test.
 set -eu
 tag=${1:?usage: base.sh TAG [PACKAGE...]}

@@ -21,6 +21,8 @@ from tests.support.containers import (
     ARCHITECTURE,
     BASE,
     IMAGE,
+    IS_EMULATED,
+    MACHINES,
     PLATFORM,
     RIGHTS,
     SOURCE,
@@ -44,7 +46,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 README = ROOT / "deploy/container/README.md"
 STATE = "/var/lib/mover"
 _SHIM = ROOT / "tests/image/emulated"
-EMULATED = ("--volume", f"{_SHIM}:/emulated:ro", "--env", "PYTHONPATH=/emulated") if ARCHITECTURE else ()
+EMULATED = ("--volume", f"{_SHIM}:/emulated:ro", "--env", "PYTHONPATH=/emulated") if IS_EMULATED else ()
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +88,8 @@ def test_labels_say_what_it_is(config):
 def test_its_programs_are_of_the_architecture_that_it_names(containers):
     inspected = containers.buildah("inspect", "--type", "image", IMAGE).json
     machine = containers.podman("run", "--rm", *here(), "--entrypoint", "uname", IMAGE, "-m").out.strip()
-    known = {"amd64": "x86_64", "arm64": "aarch64"}
-    assert known[inspected["OCIv1"]["architecture"]] == machine
-    assert not ARCHITECTURE or known[ARCHITECTURE] == machine
+    assert MACHINES[inspected["OCIv1"]["architecture"]] == machine
+    assert not ARCHITECTURE or MACHINES[ARCHITECTURE] == machine
 
 
 def test_it_is_a_daemon_of_an_ordinary_user_that_can_be_asked_and_told(config):
