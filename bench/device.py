@@ -196,9 +196,9 @@ def main(
     samples = 2 if quick else samples
     settings = settings_of(device=device, folder=folder, size=size, samples=samples, order_random=is_random)
     with bench("device", out, quick=quick, **settings) as run:
+        if quick:
+            run.results.settings["size"] = size = min(size, "4MiB", key=parse_size)
         volume = parse_size(size)
-        if quick and volume > 4 * MIB:
-            volume, run.results.settings["size"] = 4 * MIB, "4MiB"
         sizes, depths = ((256 * KIB,), (1, 4)) if quick else (SIZES, DEPTHS)
         what: dict[str, Any] = {
             "sizes": sizes,
