@@ -203,11 +203,11 @@ async def test_a_whole_pack_with_ranges_in_flight(store: Store) -> None:
 
 async def test_a_cancelled_create_is_whole_or_nothing_and_lets_the_buffers_go(store: Store) -> None:
     buffer = bytearray(b"\x5a") * (8 * MIB)
-    task = asyncio.get_running_loop().create_task(store.create("packs/0a/cancelled", [memoryview(buffer)]))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(store.create("packs/0a/cancelled", [memoryview(buffer)]))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
     buffer[:] = bytes(len(buffer))
     info = await store.info("packs/0a/cancelled")
     held = b"" if info is None else await store.get("packs/0a/cancelled")

@@ -82,11 +82,11 @@ async def test_a_job_that_is_stopped_and_resumed_leaves_no_red(seen, web):
             copying.set()
 
     seen.w.hypervisor.on_call = note
-    job = asyncio.create_task(seen.backup(web, steps=steps, request=request))
-    await copying.wait()
-    assert value("job_last_progress_timestamp_seconds", vm="web", operation="backup") == seen.now
-    job.cancel()
-    await asyncio.wait([job])
+    async with asyncio.TaskGroup() as group:
+        job = group.create_task(seen.backup(web, steps=steps, request=request))
+        await copying.wait()
+        assert value("job_last_progress_timestamp_seconds", vm="web", operation="backup") == seen.now
+        job.cancel()
     assert stands() == (before, None, 0)
     total = value("bytes_total", stage="read")
     seen.w.active.add(steps.job_id)

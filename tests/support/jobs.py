@@ -23,5 +23,7 @@ def running(folder: Path, **operations: Any) -> AbstractAsyncContextManager[Engi
 async def opened_book(folder: Path) -> AsyncIterator[JobBook]:
     """Closed at the end."""
     book = JobBook(folder, clock=CLOCK)
-    yield book
-    await book.close()
+    try:
+        yield book
+    finally:
+        await book.close()

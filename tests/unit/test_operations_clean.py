@@ -92,11 +92,11 @@ async def test_a_stop_while_the_vm_is_frozen_thaws_it(w, tmp_path):
     w.hypervisor.on_call = hold
     vm, steps = w.hypervisor.add_vm("web", [BLOCK]), w.steps()
     request = w.request(vm, pre_snapshot=writing(log, "pre"), post_snapshot=writing(log, "post"))
-    task = asyncio.create_task(backup_vm(w.node, request.values(), steps))
-    await snapshotting.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(backup_vm(w.node, request.values(), steps))
+        await snapshotting.wait()
+        task.cancel()
+    assert task.cancelled()
     assert log.read_text().split() == ["pre", "post"]
     assert [entry.kind for entry in await w.node.ledger.open_entries()] == [Kind.SNAPSHOT]
     w.hypervisor.on_call = None

@@ -131,14 +131,14 @@ async def test_a_copy_cancelled_in_the_middle_leaves_nothing(name):
     gate = Turnstile(name)
     disk = MemoryDisk(CONTENT, gate)
     with workers() as pool:
-        copying = asyncio.ensure_future(full(PlainRepository(gate), disk, pool))
-        await gate.has_come.wait()
-        copying.cancel()
-        await asyncio.wait([copying], timeout=0.05)
-        assert not copying.done(), "it must wait for the thread that still uses the device"
-        gate.open.set()
-        with pytest.raises(asyncio.CancelledError):
-            await copying
+        async with asyncio.TaskGroup() as group:
+            copying = group.create_task(full(PlainRepository(gate), disk, pool))
+            await gate.has_come.wait()
+            copying.cancel()
+            await asyncio.wait([copying], timeout=0.05)
+            assert not copying.done(), "it must wait for the thread that still uses the device"
+            gate.open.set()
+        assert copying.cancelled()
         assert_nothing_leaked(pool)
         disk.close()
 
@@ -151,12 +151,12 @@ async def test_a_restore_cancelled_in_the_middle_leaves_nothing(name):
         gate = Turnstile(name)
         repository.fault = gate
         target = MemoryDisk(bytes(SIZE), gate)
-        restoring = asyncio.ensure_future(restore(repository, node_ids, SIZE, pool, target))
-        await gate.has_come.wait()
-        restoring.cancel()
-        gate.open.set()
-        with pytest.raises(asyncio.CancelledError):
-            await restoring
+        async with asyncio.TaskGroup() as group:
+            restoring = group.create_task(restore(repository, node_ids, SIZE, pool, target))
+            await gate.has_come.wait()
+            restoring.cancel()
+            gate.open.set()
+        assert restoring.cancelled()
         assert_nothing_leaked(pool)
         target.close()
 
@@ -210,14 +210,14 @@ async def test_a_call_is_waited_for_however_often_its_caller_is_cancelled():
         raise ValueError("nobody hears of this")
 
     with workers() as pool:
-        task = asyncio.ensure_future(pool.blocking(call))
-        await until(begun.is_set)
-        for _ in range(3):
-            task.cancel()
-            for _ in range(5):
-                await asyncio.sleep(0)
-        assert not task.done()
-        may_end.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(pool.blocking(call))
+            await until(begun.is_set)
+            for _ in range(3):
+                task.cancel()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+            assert not task.done()
+            may_end.set()
+        assert task.cancelled()
         assert has_ended.is_set()

@@ -108,19 +108,19 @@ def test_what_is_only_pleasant_leaves_room():
 async def test_the_asynchronous_face():
     budget = Budget(80, kept_for_packs_bytes=40)
     await budget.acquire_async(40)
-    waiting = asyncio.ensure_future(budget.acquire_async(10))
-    cancelled = asyncio.ensure_future(budget.acquire_async(10))
-    await asyncio.sleep(0)
-    cancelled.cancel()
-    await asyncio.wait([cancelled])
-    budget.release(40)
-    await waiting
+    async with asyncio.TaskGroup() as group:
+        group.create_task(budget.acquire_async(10))
+        cancelled = group.create_task(budget.acquire_async(10))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        budget.release(40)
     assert budget.buffers_bytes == 10
-    late = asyncio.ensure_future(budget.acquire_async(40))
-    await asyncio.sleep(0)
-    budget.release(10)  # grants it
-    late.cancel()  # before it could run
-    await asyncio.wait([late])
+    async with asyncio.TaskGroup() as group:
+        late = group.create_task(budget.acquire_async(40))
+        await asyncio.sleep(0)
+        budget.release(10)  # grants it
+        late.cancel()  # before it could run
     assert budget.used_bytes == 0
     with pytest.raises(ConfigError):
         await budget.acquire_async(41)

@@ -240,11 +240,11 @@ async def test_cancelled_while_all_packs_wait_for_an_upload(tmp_path):
                     meter=Meter(),
                 )
 
-        running = asyncio.ensure_future(backup())
-        await store.has_come.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(backup())
+            await store.has_come.wait()
+            running.cancel()
+        assert running.cancelled()
 
 
 async def test_a_bad_sector_is_named_exactly(store, tmp_path):

@@ -42,13 +42,13 @@ def test_seconds_are_those_of_each_who_waits(watch):
 async def test_a_budget_tells_of_waits_that_hang(watch):
     budget = Budget(1000, kept_for_packs_bytes=500)
     assert budget.try_acquire(500)
-    waiter = asyncio.create_task(budget.acquire_async(100))
-    await asyncio.sleep(0)
-    watch[0] += 60
-    assert budget.waiting_now() == {"buffers": 1, "packs": 0}
-    assert budget.waited_s() == {"buffers": 60, "packs": 0}
-    budget.release(500)
-    await waiter
+    async with asyncio.TaskGroup() as group:
+        group.create_task(budget.acquire_async(100))
+        await asyncio.sleep(0)
+        watch[0] += 60
+        assert budget.waiting_now() == {"buffers": 1, "packs": 0}
+        assert budget.waited_s() == {"buffers": 60, "packs": 0}
+        budget.release(500)
     watch[0] += 60
     assert budget.waiting_now() == {"buffers": 0, "packs": 0}
     assert budget.waited_s() == {"buffers": 60, "packs": 0}
@@ -57,12 +57,12 @@ async def test_a_budget_tells_of_waits_that_hang(watch):
 async def test_whoever_gives_up_waits_no_more(watch):
     budget = Budget(1000, kept_for_packs_bytes=500)
     assert budget.try_acquire(500)
-    waiter = asyncio.create_task(budget.acquire_async(100))
     thread = threading.Thread(target=budget.acquire, args=(100,), kwargs={"owner": "lane"})
-    thread.start()
-    await until(lambda: budget.waiting_now()["buffers"] == 2)
-    waiter.cancel()
-    await asyncio.wait([waiter])
+    async with asyncio.TaskGroup() as group:
+        waiter = group.create_task(budget.acquire_async(100))
+        thread.start()
+        await until(lambda: budget.waiting_now()["buffers"] == 2)
+        waiter.cancel()
     assert budget.waiting_now()["buffers"] == 1
     budget.forget("lane")
     thread.join()

@@ -47,12 +47,16 @@ async def test_heartbeats_are_written_and_a_voided_session_stops(tmp_path: Path)
     clock = FakeClock()
     repository = await open_in(store, tmp_path, clock=clock, heartbeat_s=30.0)
     one = await repository.open_session(points=[(VM, "p1")])
-    running = asyncio.create_task(one.run())
-    await until(lambda: clock.elapsed > 100)
-    assert (await repository.leftovers())[0].beat >= 3
-    await store.delete(layout.session_name(one.id))
-    with pytest.raises(SessionVoided):
-        await running
+
+    async def is_voided() -> None:
+        with pytest.raises(SessionVoided):
+            await one.run()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(is_voided())
+        await until(lambda: clock.elapsed > 100)
+        assert (await repository.leftovers())[0].beat >= 3
+        await store.delete(layout.session_name(one.id))
     assert names(store, "sessions/") == []
     await repository.close()
 
@@ -62,11 +66,11 @@ async def test_a_reader_beats_too(tmp_path: Path):
     clock = FakeClock()
     repository = await open_in(store, tmp_path, clock=clock, heartbeat_s=30.0)
     reader = await repository.open_reader()
-    running = asyncio.create_task(reader.run())
-    await until(lambda: clock.elapsed > 100)
-    assert (await repository.leftovers())[0].beat >= 3
-    await reader.end()
-    await running
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reader.run())
+        await until(lambda: clock.elapsed > 100)
+        assert (await repository.leftovers())[0].beat >= 3
+        await reader.end()
     assert await repository.leftovers() == []
     await repository.close()
 
@@ -85,11 +89,12 @@ async def test_a_store_that_takes_no_more_is_read(
 
     monkeypatch.setattr(store, "create", refuse)
     monkeypatch.setattr(store, "replace", refuse)
-    running, begun = asyncio.create_task(reader.run()), clock.elapsed
-    await until(lambda: clock.elapsed > begun + 100)
-    assert await restore(repository, "p1") == blocks_of(1, 5)
-    reader.stop()
-    await running
+    begun = clock.elapsed
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reader.run())
+        await until(lambda: clock.elapsed > begun + 100)
+        assert await restore(repository, "p1") == blocks_of(1, 5)
+        reader.stop()
     await repository.close()
 
 

@@ -135,13 +135,12 @@ async def test_a_flush_waits_for_blocks_that_were_promised(tmp_path: Path, monke
         storing = thread.submit(one.store_block, memoryview(DATA))
         slow.inside.wait()
         promised = one.store_block(memoryview(DATA))
-        flushing = asyncio.create_task(one.flush())
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert not flushing.done()
-        slow.go_on.set()
-        async with asyncio.timeout(20):
-            await flushing
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            flushing = group.create_task(one.flush())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not flushing.done()
+            slow.go_on.set()
         assert storing.result().kind == "new"
     assert len(names(store, "packs/")) == len(names(store, "index/")) == 1
     await commits_whole(repository, one, promised.id)
@@ -167,12 +166,11 @@ async def test_a_flush_does_not_wait_for_what_other_disks_store_meanwhile(tmp_pa
     repository = await open_in(await make(store), tmp_path)
     one = await repository.open_session(points=[(VM, "p1")])
     stored = one.store_block(memoryview(DATA))
-    flushing = asyncio.create_task(one.flush())
-    await store.is_asked.wait()
-    assert one.store_block(memoryview(b"more" * 100)).kind == "new"
-    store.opened.set()
-    async with asyncio.timeout(20):
-        await flushing
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(one.flush())
+        await store.is_asked.wait()
+        assert one.store_block(memoryview(b"more" * 100)).kind == "new"
+        store.opened.set()
     assert len(names(store, "packs/")) == len(names(store, "index/")) == 1
     await commits_whole(repository, one, stored.id)
     await repository.close()

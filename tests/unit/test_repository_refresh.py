@@ -17,6 +17,7 @@ from mover.repository.layout import Cipher
 from mover.repository.refresh import IndexCache
 from mover.repository.segment import Part
 from mover.storage.memory import MemoryStore
+from tests.support.repositories import until
 
 SECRETS = Secrets(b"r" * 16, Cipher.AES_256_GCM, b"k" * 16, b"i" * 32, {b"k" * 16: b"d" * 32})
 
@@ -43,14 +44,13 @@ async def test_a_cancelled_change_that_goes_on_in_its_thread_does_not_fail_the_n
 
     def slow(parts: Sequence[Part]) -> None:
         entered.set()
-        go_on.wait()
+        go_on.wait(20)
         add(parts)
 
     monkeypatch.setattr(local, "add", slow)
     async with asyncio.TaskGroup() as jobs:
         cut_off = jobs.create_task(cache.refresh())
-        with ThreadPoolExecutor(1) as waiter:
-            await asyncio.get_running_loop().run_in_executor(waiter, entered.wait)
+        await until(entered.is_set)
         cut_off.cancel()
     assert cut_off.cancelled()
     monkeypatch.setattr(helper, "whenever", go_on.set)

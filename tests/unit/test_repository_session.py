@@ -100,12 +100,12 @@ async def test_a_resumed_session_finds_what_was_durable(tmp_path: Path, monkeypa
     killed = await open_in(store, tmp_path / "first", pack_bytes=10_000)
     blocks = [random.Random(number).randbytes(4096) for number in range(20)]
     one = await killed.open_session(points=[(VM, "p1")])
-    running = asyncio.create_task(one.run())
-    await copy_into(one, blocks[:12])
-    await one.flush()
-    left = copy_of(store)
-    running.cancel()
-    await asyncio.wait([running])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(one.run())
+        await copy_into(one, blocks[:12])
+        await one.flush()
+        left = copy_of(store)
+        running.cancel()
     await killed.close()
     fresh = await open_in(left, tmp_path / "second", pack_bytes=10_000)
     again = await fresh.open_session(points=[(VM, "p1")], session_id=one.id)
@@ -264,9 +264,9 @@ async def test_faulty_memory_is_found_by_the_writer(tmp_path: Path, monkeypatch:
 async def test_stopping_ends_the_run_and_a_session_ends_in_any_order(tmp_path: Path):
     repository = await open_in(await make(), tmp_path)
     one = await repository.open_session(points=[])
-    running = asyncio.create_task(one.run())
-    one.stop()
-    await running
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run())
+        one.stop()
     await one.end()
     await one.end()
     with pytest.raises(RepositoryError, match="ended"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,13 @@ async def test_a_session_that_dies_takes_no_other_with_it(tmp_path: Path):
     repository = await open_in(store, tmp_path, pack_bytes=1 << 20)
     dying = await repository.open_session(points=[(VM, "p1")])
     living = await repository.open_session(points=[(VM, "p2")])
-    running = asyncio.create_task(dying.run())
-    blocks = blocks_of(1, 20)
-    await copy_into(dying, blocks)
-    disk, kinds = await copy_into(living, blocks)
-    assert "new" not in kinds
-    running.cancel()
-    await asyncio.wait([running])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(dying.run())
+        blocks = blocks_of(1, 20)
+        await copy_into(dying, blocks)
+        disk, kinds = await copy_into(living, blocks)
+        assert "new" not in kinds
+        running.cancel()
     with pytest.raises(RepositoryError, match="interrupted"):
         dying.store_block(memoryview(b"more" * 100))
     await living.commit(point(living.id, [disk], "p2"))
@@ -108,10 +109,10 @@ async def test_an_interrupted_upload_is_sent_again_with_the_same_bytes(tmp_path:
     await copy_into(one, blocks)
     disk, _ = await copy_into(two, blocks)
     store.opened.clear()
-    flushing = asyncio.create_task(one.flush())
-    await store.waiting.wait()
-    flushing.cancel()
-    await asyncio.wait([flushing])
+    async with asyncio.TaskGroup() as group:
+        flushing = group.create_task(one.flush())
+        await store.waiting.wait()
+        flushing.cancel()
     store.opened.set()
     await one.end()
     await two.commit(point(two.id, [disk], "p2"))
@@ -152,6 +153,11 @@ async def test_packs_in_memory_are_bounded_and_reserved(tmp_path: Path):
     await repository.close()
 
 
+async def is_interrupted(copying: Awaitable[object]) -> None:
+    with pytest.raises(RepositoryError, match="interrupted"):
+        await copying
+
+
 async def test_a_thread_that_waits_for_a_slot_hears_of_the_end(tmp_path: Path):
     store = Gate()
     await make(store)
@@ -159,14 +165,12 @@ async def test_a_thread_that_waits_for_a_slot_hears_of_the_end(tmp_path: Path):
     repository = await open_in(store, tmp_path, pack_bytes=10_000, uploads=1, reserve=held.append, release=held.remove)
     one = await repository.open_session(points=[])
     store.opened.clear()
-    running = asyncio.create_task(one.run())
-    copying = asyncio.create_task(copy_into(one, [random.Random(n).randbytes(4096) for n in range(20)]))
-    await until(lambda: len(held) == 2)
-    await store.waiting.wait()
-    running.cancel()
-    with pytest.raises(RepositoryError, match="interrupted"):
-        await copying
-    await asyncio.wait([running])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(one.run())
+        group.create_task(is_interrupted(copy_into(one, [random.Random(n).randbytes(4096) for n in range(20)])))
+        await until(lambda: len(held) == 2)
+        await store.waiting.wait()
+        running.cancel()
     assert held == []
     await one.end()
     await repository.close()
@@ -187,15 +191,16 @@ async def test_a_pack_that_is_opened_when_its_session_ends_is_let_go(tmp_path: P
     repository = await open_in(store, tmp_path, pack_bytes=10_000, uploads=1, reserve=reserve, release=held.remove)
     one = await repository.open_session(points=[])
     store.opened.clear()
-    running = asyncio.create_task(one.run())
-    copying = asyncio.create_task(copy_into(one, [random.Random(n).randbytes(4096) for n in range(20)]))
-    await on_thread(is_opening.wait)
-    one.interrupt()
-    may_open.set()
-    with pytest.raises(RepositoryError, match="interrupted"):
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(one.run())
+        copying = group.create_task(
+            is_interrupted(copy_into(one, [random.Random(n).randbytes(4096) for n in range(20)]))
+        )
+        await until(is_opening.is_set)
+        one.interrupt()
+        may_open.set()
         await copying
-    running.cancel()
-    await asyncio.wait([running])
+        running.cancel()
     assert held == []
     await one.end()
     await repository.close()

@@ -120,14 +120,14 @@ async def test_a_call_cancelled_in_the_queue_is_never_begun(tmp_path: Path, monk
         return look(name)
 
     monkeypatch.setattr(store._folder, "info", slow)
-    first = loop.create_task(store.info("a"))
-    await busy.wait()
-    second = loop.create_task(store.create("b", [b"x"]))
-    await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.wait([second])
-    go_on.set()
-    await first
+    async with asyncio.TaskGroup() as group:
+        group.create_task(store.info("a"))
+        await busy.wait()
+        second = group.create_task(store.create("b", [b"x"]))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        go_on.set()
     await store.close()
     assert files(tmp_path) == []
 

@@ -207,12 +207,12 @@ async def test_a_create_cancelled_while_it_writes_never_appears(
         sync(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", slow)
-    task = loop.create_task(store.create("points/p", [b"x"]))
-    await writing.wait()
-    task.cancel()
-    await asyncio.sleep(0)
-    go_on.set()
-    await asyncio.wait([task])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(store.create("points/p", [b"x"]))
+        await writing.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
     assert task.cancelled()
     assert await store.info("points/p") is None
     assert files(store.path) == []

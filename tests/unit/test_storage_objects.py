@@ -117,12 +117,10 @@ class TestLines:
         async with behind_proxy(seaweed) as (proxy, store):
             proxy.arm(Fault("up", cut_after_bytes=MIB, hang=True))
             whole = memoryview(buffer)
-            put = asyncio.get_running_loop().create_task(
-                store.create("packs/0a/x", [whole[: 4 * MIB], whole[4 * MIB :]])
-            )
-            await proxy.passed(MIB)
-            put.cancel()
-            await asyncio.wait([put])
+            async with asyncio.TaskGroup() as group:
+                put = group.create_task(store.create("packs/0a/x", [whole[: 4 * MIB], whole[4 * MIB :]]))
+                await proxy.passed(MIB)
+                put.cancel()
             assert put.cancelled()
             del put
             whole.release()

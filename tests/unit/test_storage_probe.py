@@ -207,11 +207,11 @@ async def test_a_cancelled_probe_changes_nothing_that_is_known() -> None:
     before = StoreTraits(has_create_only=False, list_lag_s=0.0, description="as the operator says")
     store.learn(before)
     store.fail(1, How.HANG, verb="get")
-    task = asyncio.get_running_loop().create_task(probe(store, FakeClock()))
-    await asyncio.sleep(0)
-    assert store.failed
-    task.cancel()
-    await asyncio.wait([task])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(probe(store, FakeClock()))
+        await asyncio.sleep(0)
+        assert store.failed
+        task.cancel()
     assert store.traits == before
 
 

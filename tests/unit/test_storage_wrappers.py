@@ -108,10 +108,10 @@ class TestRetry:
         paused = asyncio.Event()
         faulty = FaultyStore(MemoryStore())
         faulty.fail(1, How.ERROR)
-        task = asyncio.get_running_loop().create_task(RetryingStore(faulty, Stuck()).get("a"))
-        await paused.wait()
-        task.cancel()
-        await asyncio.wait([task])
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(RetryingStore(faulty, Stuck()).get("a"))
+            await paused.wait()
+            task.cancel()
         assert task.cancelled()
         assert faulty.calls == ["get a"]
 
