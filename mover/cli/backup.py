@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mover.cli.ordering import Order, failure, order_and_wait, raise_failures
 from mover.cli.run import Session
 from mover.cli.tables import backup_notes, disks_table
 from mover.clock import SystemClock
 from mover.hypervisor.protocol import Hypervisor
+from mover.jobs.book import Job
 from mover.operations.request import BACKUP, BackupRequest
 from mover.operations.select import check_exclusions, select_vms
 
@@ -15,7 +18,7 @@ async def backup(session: Session, words: list[str], *, full: bool, exclude: tup
     """Back up what the words name; the error of each VM that failed is raised at the end."""
     clock, settings = SystemClock(), session.settings.backup
 
-    async def choose(hypervisor: Hypervisor, proxy_uuid: str) -> list[Order]:
+    async def choose(hypervisor: Hypervisor, proxy_uuid: str, _earlier: Sequence[Job]) -> list[Order]:
         inventory = await hypervisor.inventory()
         chosen = select_vms(inventory.vms, words, proxy_uuid=proxy_uuid)
         for rule in check_exclusions(chosen, exclude):

@@ -21,8 +21,8 @@ from mover.operations.request import BACKUP, REPOSITORY, place_of
 Order = tuple[str, Mapping[str, Any]]
 """Operation and request."""
 
-Choose = Callable[[Hypervisor, str], Awaitable[list[Order]]]
-"""Given Prism and the Proxy VM's UUID: what is to be ordered."""
+Choose = Callable[[Hypervisor, str, Sequence[Job]], Awaitable[list[Order]]]
+"""Given Prism, the Proxy VM's UUID and the jobs that have not ended: what is to be ordered."""
 
 CLEANING_S = 5.0
 """How long Ctrl-C waits for jobs to end in order."""
@@ -46,28 +46,39 @@ async def _as_executor(session: Session, choose: Choose) -> list[Job]:
     console = session.console
     with watching(console.err, quiet=console.as_json) as progress:
         async with nodes.executor(session.settings, progress=progress) as executor:
-            earlier = await _unfinished(executor.book, console)
-            orders = await choose(executor.node.hypervisor, executor.node.proxy_uuid)
+            earlier = await _unfinished(executor.book)
+            # First: what a failed restore could not remove may hold the very name that is asked for.
             await reconcile(executor.node, apply=True)
             await forget_the_past(executor.node)
+            orders = await _chosen(executor, choose, earlier, console)
             return await _see_through(session, executor, orders, earlier)
 
 
-async def _unfinished(book: JobBook, console: Console) -> list[Job]:
-    """Jobs that a crash or stop cut off: the engine continues them, and they are said in one line."""
-    active = await book.active()
-    jobs = [await book.job(job_id) for job_id in sorted(active)]
-    if jobs:
-        listed = ", ".join(f"{name_of(job)} ({job.id})" for job in jobs)
+async def _unfinished(book: JobBook) -> list[Job]:
+    """Jobs that a crash or stop cut off, or that wait: the engine does them."""
+    return await _jobs(book, sorted(await book.active()))
+
+
+async def _chosen(executor: nodes.Executor, choose: Choose, earlier: Sequence[Job], console: Console) -> list[Order]:
+    """What is to be ordered; and what becomes of earlier jobs, in one line."""
+    listed = ", ".join(f"{name_of(job)} ({job.id})" for job in earlier)
+    try:
+        orders = await choose(executor.node.hypervisor, executor.node.proxy_uuid, earlier)
+    except MoverError:
+        if earlier:
+            goes_on = "The next backup or restore, or mover serve, goes on with it."
+            console.remark(f"Not finished by an earlier run, nor by this one: {listed}. {goes_on}", "yellow")
+        raise
+    if earlier:
         console.remark(f"Not finished by an earlier run, and continued now: {listed}", "yellow")
-    return jobs
+    return orders
 
 
 async def _see_through(
     session: Session, executor: nodes.Executor, orders: Sequence[Order], earlier: Sequence[Job]
 ) -> list[Job]:
     book = executor.book
-    ids = await _submit(session, book, orders)
+    ids = await _submit(session, book, orders, earlier)
     try:
         for job in await _all_ended(book, [job.id for job in earlier]):
             words = f"failed: {job.error.message}" if job.error else "done"
@@ -99,10 +110,26 @@ def interrupted(operations: Sequence[str]) -> JobInterrupted:
     )
 
 
-async def _submit(session: Session, book: JobBook, orders: Sequence[Order]) -> list[str]:
-    """Order, each with the repository that it is for: another process may do it, or a later one continue it."""
-    place = {REPOSITORY: place_of(session.settings.repository)}
-    return [await book.submit(operation, {**request, **place}) for operation, request in orders]
+async def _submit(session: Session, book: JobBook, orders: Sequence[Order], active: Sequence[Job]) -> list[str]:
+    """Order what is not under way; the ids of the jobs that do it."""
+    ids = []
+    for order in orders:
+        same = same_order(session, order, active)
+        operation, request = order
+        ids.append(same.id if same else await book.submit(operation, _with_place(session, request)))
+    return ids
+
+
+def same_order(session: Session, order: Order, active: Sequence[Job]) -> Job | None:
+    """The job among those that have not ended which does just this: a command that was cut off is simply repeated."""
+    operation, request = order
+    wanted = _with_place(session, request)
+    return next((job for job in active if job.operation == operation and dict(job.request) == wanted), None)
+
+
+def _with_place(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
+    """And the repository that it is for: another process may do it, or a later one continue it."""
+    return {**request, REPOSITORY: place_of(session.settings.repository)}
 
 
 async def _others_ended(book: JobBook) -> None:
@@ -150,10 +177,13 @@ async def _as_client(session: Session, choose: Choose, pid: int) -> list[Job]:
     async with nodes.job_book(settings, clock) as book:
         async with prisms.prism(settings, clock) as hypervisor:
             proxy = await prisms.proxy_of(hypervisor, settings)
-            orders = await choose(hypervisor, proxy.uuid)
-        ids = await _submit(session, book, orders)
+            active = await _unfinished(book)
+            orders = await choose(hypervisor, proxy.uuid, active)
+        ids = await _submit(session, book, orders, active)
+        known = {job.id for job in active}
         for job in await _jobs(book, ids):
-            console.remark(f"Process {pid} runs jobs here: {name_of(job)} is handed to it as job {job.id}.")
+            how = "is under way" if job.id in known else "is handed to it"
+            console.remark(f"Process {pid} runs jobs here: {name_of(job)} {how} as job {job.id}.")
         try:
             return [await _waited(session, book, job_id, clock) for job_id in ids]
         except asyncio.CancelledError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mover.app import nodes, stores
-from mover.cli.ordering import Choose, Order, order_and_wait, raise_failures
+from mover.cli.ordering import Choose, Order, order_and_wait, raise_failures, same_order
 from mover.cli.progress import watching
 from mover.cli.run import Session
 from mover.cli.tables import grid, point_named
 from mover.clock import SystemClock
 from mover.errors import TargetExists, UsageError
 from mover.hypervisor.protocol import Hypervisor
+from mover.jobs.book import Job
+from mover.model.machine import Vm
 from mover.operations.request import RESTORE, RESTORE_DISK, RestoreDiskRequest, RestoreRequest
 from mover.operations.select import find_vm
 from mover.operations.tofile import restore_to_file
@@ -121,23 +123,38 @@ async def _to_new_vm(session: Session, wish: Wish, name: str) -> None:
         power_on=wish.power_on,
     )
 
-    async def choose(hypervisor: Hypervisor, _proxy_uuid: str) -> list[Order]:
-        inventory = await hypervisor.inventory()
-        if any(vm.name == name for vm in inventory.vms):
-            raise TargetExists(
-                f"A VM named {name} exists already",
-                remedy=f"Choose another --name, such as {name}-restored, or rename or delete that VM first.",
-            )
-        return [(RESTORE, request.values())]
+    async def choose(hypervisor: Hypervisor, _proxy_uuid: str, earlier: Sequence[Job]) -> list[Order]:
+        order = (RESTORE, request.values())
+        # The VM of an unfinished job of the same is its own.
+        if same_order(session, order, earlier) is None:
+            _check_name(name, (await hypervisor.inventory()).vms, earlier)
+        return [order]
 
     await _order(session, choose)
+
+
+def _check_name(name: str, vms: Sequence[Vm], earlier: Sequence[Job]) -> None:
+    """Raises TargetExists where a VM has that name; where an unfinished job makes it, that is said."""
+    if not any(vm.name == name for vm in vms):
+        return
+    maker = next((job.id for job in earlier if job.operation == RESTORE and job.request.get("name") == name), None)
+    if maker is not None:
+        raise TargetExists(
+            f"A VM named {name} exists already, half-made: job {maker} has not ended",
+            remedy=f"Choose another --name, such as {name}-restored; or see mover job show {maker}, and end it with "
+            f"mover job cancel {maker}.",
+        )
+    raise TargetExists(
+        f"A VM named {name} exists already",
+        remedy=f"Choose another --name, such as {name}-restored, or rename or delete that VM first.",
+    )
 
 
 async def _to_vm(session: Session, wish: Wish) -> None:
     point_id = await _point_id(session, wish)
     container = next(iter(_pairs("--container", wish.containers).values()), None)
 
-    async def choose(hypervisor: Hypervisor, _proxy_uuid: str) -> list[Order]:
+    async def choose(hypervisor: Hypervisor, _proxy_uuid: str, _earlier: Sequence[Job]) -> list[Order]:
         target = find_vm((await hypervisor.inventory()).vms, wish.to_vm or "")
         request = RestoreDiskRequest(point_id, wish.disk or "", target.uuid, wish.slot, container)
         return [(RESTORE_DISK, request.values())]

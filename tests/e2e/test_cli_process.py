@@ -98,6 +98,47 @@ def test_a_job_that_was_cut_off_is_continued_by_the_next_command(slowly, number)
     desk.verified("two")
 
 
+def test_a_restore_that_was_cut_off_is_continued_by_the_same_words(slowly):
+    desk = slowly
+    point = desk.backed_up("two")["point"]
+    desk.forget_cluster()
+    words = ("restore", point, "--name", "again")
+    mover = Process(desk, *words)
+    mover.until("attach")
+    mover.tell(signal.SIGKILL)
+    mover.end()
+    desk.lab.faults.disarm()
+    mistaken = desk.run("backup", "twoo")
+    mistaken.refuses(2, "select.none", "nor by this one: restore of again")
+    assert "continued now" not in mistaken.err
+    other = desk.run("restore", point, "--name", "again", "--power-on")
+    other.refuses(2, "target.exists", "half-made", "mover job cancel")
+    following = desk.process(*words)
+    assert following.code == 0, following.err
+    assert "continued now: restore of again" in following.err
+    assert "VM again" in following.out
+    assert [vm.name for vm in desk.lab.vms.values()].count("again") == 1
+    jobs = desk.run("job", "list", "--json").json["jobs"]
+    assert [job["state"] for job in jobs if job["operation"] == "restore" and job["request"]["name"] == "again"] == [
+        "done"
+    ]
+    desk.run(*words).refuses(2, "target.exists")
+    desk.nothing_is_left()
+
+
+def test_a_name_that_a_failed_restore_still_holds_is_freed_first(desk):
+    point = desk.backed_up("two")["point"]
+    desk.forget_cluster()
+    desk.lab.faults.arm("task_fails", operation="v2.vms.disks.attach", count=0)
+    desk.lab.faults.arm("status", operation="v*.vms.delete", count=0)
+    assert desk.run("restore", point, "--name", "freed").code == 3
+    assert "freed" in {vm.name for vm in desk.lab.vms.values()}
+    desk.lab.faults.disarm()
+    done = desk.run("restore", point, "--name", "freed")
+    assert done.code == 0, done.err
+    assert [vm.name for vm in desk.lab.vms.values()].count("freed") == 1
+
+
 def test_a_daemon_is_given_the_job_and_ends_well(desk):
     desk.write(serve={"port": 0})
     daemon = Process(desk, "serve")
