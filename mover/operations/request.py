@@ -90,7 +90,7 @@ class RestoreRequest:
     """keep | new-mac | disconnected | auto: disconnected while the original lives, else keep."""
     network_map: Mapping[str, str] = field(default_factory=dict)
     container_map: Mapping[str, str] = field(default_factory=dict)
-    """Saved container UUID → container UUID here."""
+    """Saved container, by UUID or by the name of one that is here, or ``*`` → container here, by UUID or name."""
     power_on: bool = False
 
     def values(self) -> Values:

@@ -101,7 +101,8 @@ class _RestoreVm:
             **point_words(point),
             "nic_mode": plan["nic_mode"],
             "is_on": finished["is_on"],
-            "warnings": [*_missing(point), *finished["warnings"]],
+            # A plan of an older version does not tell.
+            "warnings": [*_missing(point), *plan.get("idle", ()), *finished["warnings"]],
             "disks": rows,
         }
 
@@ -111,7 +112,8 @@ class _RestoreVm:
         node, point = self._node, self._point
         await check_proxy(node, (await node.hypervisor.about()).cluster.uuid, what="the place of the restore")
         containers = await choose_containers(node, point.disks, self._request.container_map)
-        return {"containers": containers, "nic_mode": str(await self._nic_mode())}
+        idle = await _idle_containers(node, point.disks, self._request.container_map)
+        return {"containers": containers, "nic_mode": str(await self._nic_mode()), "idle": idle}
 
     async def _nic_mode(self) -> NicMode:
         lives = await _lives(self._node, self._point.vm_uuid)
@@ -206,13 +208,17 @@ async def _lives(node: Node, vm_uuid: str) -> bool:
 
 
 async def choose_containers(node: Node, images: tuple[DiskImage, ...], mapped: Mapping[str, str]) -> dict[str, str]:
-    """Device UUID → storage container here, with room for all. Raises RequestRefused, SpaceShort."""
+    """Device UUID → storage container here, with room for all. Raises RequestRefused, SpaceShort.
+
+    mapped: saved container (UUID, or the name of one that is here) or ``*`` → container here, by UUID or name.
+    """
     there = {container.uuid: container for container in await node.hypervisor.containers()}
     names = {container.name: container.uuid for container in there.values()}
+    by_uuid = {names.get(old, old): new for old, new in mapped.items()}
     chosen = {}
     for image in images:
         saved = image.container_uuid or ""
-        wanted = mapped.get(saved, mapped.get("*", saved))
+        wanted = by_uuid.get(saved, by_uuid.get("*", saved))
         uuid = wanted if wanted in there else names.get(wanted)
         if uuid is None:
             raise RequestRefused(
@@ -222,6 +228,19 @@ async def choose_containers(node: Node, images: tuple[DiskImage, ...], mapped: M
         chosen[image.device_uuid] = uuid
     await _check_room(node, images, chosen)
     return chosen
+
+
+async def _idle_containers(node: Node, images: tuple[DiskImage, ...], mapped: Mapping[str, str]) -> list[str]:
+    """In words: what was mapped and no disk lay in, a slip or meant for another VM."""
+    names = {container.uuid: container.name for container in await node.hypervisor.containers()}
+    saved = {image.container_uuid for image in images if image.container_uuid}
+    known = {"*", *saved, *(names.get(uuid, uuid) for uuid in saved)}
+    lay = ", ".join(sorted(names.get(uuid, uuid) for uuid in saved))
+    return [
+        f"--container {old}={new} changed nothing: no disk lay in {old} (they lay in: {lay})."
+        for old, new in mapped.items()
+        if old not in known
+    ]
 
 
 async def _check_room(node: Node, images: tuple[DiskImage, ...], chosen: Mapping[str, str]) -> None:

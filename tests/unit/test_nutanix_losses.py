@@ -202,3 +202,13 @@ def test_every_member_of_a_v3_body_is_one_whose_loss_would_be_told():
     for name in carried:
         lacking = told(saved, {key: value for key, value in saved.items() if key != name})
         assert set(lacking) > set(alike), name
+
+
+def test_a_network_that_was_mapped_and_no_card_is_in_is_told():
+    def said(networks):
+        return list(losses.lost(entity(PLAIN), VmRequest("new", {"v3": entity(PLAIN)}, NicMode.KEEP, networks, "")))
+
+    assert said({"vlan10": "vlan20"}) == said({"c1": "c2"}) == []
+    assert said({"vlan1O": "vlan20"}) == [
+        "--network vlan1O=vlan20 changed nothing: no network card was in vlan1O (they were in: vlan10)."
+    ]

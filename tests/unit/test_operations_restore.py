@@ -114,6 +114,17 @@ async def test_containers_are_mapped_or_refused(w, web, point):
     assert w.hypervisor.named("web2")
 
 
+async def test_a_container_is_mapped_by_its_name_too(w, point):
+    with pytest.raises(RequestRefused, match="no storage container other"):
+        await w.restore(point, "web2", container_map={"default": "other"})
+
+
+async def test_a_container_that_no_disk_lay_in_is_told(w, point):
+    result = await w.restore(point, "web2", container_map={"defualt": "default"})
+    [told] = [warning for warning in result["warnings"] if "--container" in warning]
+    assert told == "--container defualt=default changed nothing: no disk lay in defualt (they lay in: default)."
+
+
 async def test_room_for_all_disks_is_looked_at_first(tmp_path):
     async with world(tmp_path, limits__container_free=MIB) as w:
         report = await w.backup(w.hypervisor.add_vm("web", TWO_DISKS))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mover.hypervisor.nutanix import rebuild, v3
-from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, number, text, word
+from mover.hypervisor.nutanix.reading import Json, dig, flag, items, members, number, text, uuid, word
 from mover.hypervisor.protocol import NicMode, VmRequest
 
 _MEMBERS: tuple[tuple[tuple[str, ...], str, Any], ...] = (
@@ -77,6 +77,7 @@ def lost(made: Json, request: VmRequest) -> Iterator[str]:
     yield from _differences(saved, shown)
     yield from _lost_ports(saved, shown)
     yield from _lost_nics(saved, shown, request.nic_mode)
+    yield from _idle_networks(saved, request)
     yield from _lost_drives(saved, shown, members(request.spec, "v2"))
     yield from _lost_around(saved, shown, request)
     yield from _lost_by_v2(members(request.spec, "v2"))
@@ -144,6 +145,16 @@ def _lost_nics(saved: Json, shown: Json, mode: NicMode) -> Iterator[str]:
         lacking = sorted(addresses - _addresses(by_mac[mac], only_fixed=False)) if mac in by_mac else []
         if lacking:
             yield f"Its network card {mac} had the fixed address {', '.join(lacking)}: set it in Prism."
+
+
+def _idle_networks(saved: Json, request: VmRequest) -> Iterator[str]:
+    """A name that was mapped and that no card has: a slip, or meant for another VM."""
+    references = [members(nic, "subnet_reference") for nic in items(saved, "nic_list")]
+    there = {part for one in references for part in (uuid(one, "uuid"), text(one, "name"))}
+    cards = ", ".join(sorted({text(one, "name") or uuid(one, "uuid") for one in references})) or "none"
+    for old, new in request.network_map.items():
+        if old not in there:
+            yield f"--network {old}={new} changed nothing: no network card was in {old} (they were in: {cards})."
 
 
 def _kind_of(nic: Json) -> tuple[Any, ...]:
