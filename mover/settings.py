@@ -178,7 +178,8 @@ def _explained(error: ValidationError) -> ConfigError:
         near = difflib.get_close_matches(name, setting_names(), 1, 0.5)
         hint = f"Did you mean {near[0]}?" if near else "See the table of settings in deploy/REFERENCE.md."
         return UnknownSetting(f"There is no setting {name}", remedy=hint, setting=name)
-    return ConfigError(f"{name}: {first['msg']}", remedy=f"Correct the setting {name}.", setting=name)
+    why = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{name}: {why}", remedy=f"Correct the setting {name}.", setting=name)
 
 
 def setting_names(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:

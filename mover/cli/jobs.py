@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.text import Text
@@ -21,6 +22,7 @@ async def jobs(session: Session) -> None:
     async with nodes.job_book(session.settings, SystemClock()) as book:
         found = await book.jobs()
     session.console.answer({"jobs": [_job(job) for job in found]}, jobs_table(found) if found else Text("No jobs yet."))
+    _say_who_runs(session, found)
     if len(found) == LISTED:
         session.console.remark(f"Only the newest {LISTED} are listed; mover job show finds an older one by its id.")
 
@@ -31,12 +33,21 @@ async def show_job(session: Session, job_id: str) -> None:
     async with nodes.job_book(session.settings, SystemClock()) as book:
         job = await book.job(job_id)
     console.answer(_job(job), jobs_table([job]))
+    _say_who_runs(session, [job])
     if not console.as_json and job.error:
         console.fail(job.error)
     elif job.operation == BACKUP and job.result:
         console.show(disks_table([job.result]), backup_notes([job.result]))
     elif job.operation in (RESTORE, RESTORE_DISK) and job.result:
         console.show(restored(job.result), about_restored(job.result))
+
+
+def _say_who_runs(session: Session, jobs: Sequence[Job]) -> None:
+    """A job whose mover was killed is still written down as running."""
+    if any(job.is_active for job in jobs) and executor_pid(session.settings.state_dir) is None:
+        session.console.remark(
+            "Nothing runs jobs here now: mover serve, or the next backup or restore, goes on with them."
+        )
 
 
 async def cancel_job(session: Session, job_id: str) -> None:

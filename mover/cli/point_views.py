@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from mover.cli.console import Console
-from mover.cli.tables import backup_notes, disks_table, points_table
+from mover.cli.tables import backup_notes, disks_table, point_named, points_table
 from mover.model.point import PointSummary, RestorePoint
-from mover.operations.report import point_report, point_row
+from mover.operations.report import point_report, point_row, point_words
 
 
 def listed(console: Console, found: Sequence[PointSummary], vm: str | None) -> None:
@@ -21,15 +21,18 @@ def listed(console: Console, found: Sequence[PointSummary], vm: str | None) -> N
         {**point_row(point), "is_base": bases.get(point.vm_uuid) == point.id, "problem": point.problem}
         for point in wanted
     ]
-    table = points_table(rows) if rows else Text("No restore points yet." if vm is None else f"None of {vm}.")
+    none = "No restore points yet." if vm is None else f"No restore point is of a VM {vm}. All there are: mover points"
     problems = [Text(f"{row['point'][:8]}: {row['problem']}", "red") for row in rows if row["problem"]]
-    console.answer({"points": rows}, table, *problems)
+    if problems:
+        problems.append(Text("Bring such an object back from a copy of the repository, or: mover points delete POINT"))
+    console.answer({"points": rows}, points_table(rows) if rows else Text(none), *problems)
 
 
 def shown(console: Console, point: RestorePoint) -> None:
     """One, with its disks."""
     report = point_report(point)
-    console.answer(report, disks_table([report]), backup_notes([report]))
+    whose = Text(f"{point_named(point_words(point))}, VM {point.vm_uuid}")
+    console.answer(report, whose, disks_table([report]), backup_notes([report]))
 
 
 def deleted(console: Console, point: PointSummary) -> None:

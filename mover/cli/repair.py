@@ -35,7 +35,8 @@ def told(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if report["marked"]:
         yield f"{len(report['marked'])} marked: no backup relies on them any more, what it meets is stored again.", ""
     if report["index_objects"]:
-        yield f"{len(report['index_objects'])} index objects written anew from the packs.", ""
+        count = len(report["index_objects"])
+        yield f"{count} index object{'s' if count > 1 else ''} written anew from the packs.", ""
     yield from (
         (f"{name} is damaged: that point is lost, others are not.", "red") for name in report["unreadable_points"]
     )

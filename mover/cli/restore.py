@@ -95,6 +95,8 @@ def _check(wish: Wish) -> None:
         raise UsageError(f"{strange[0]} does not go with {target}", remedy=f"It goes with: {', '.join(meant)}.")
     if wish.name is not None and not wish.name.strip():
         raise UsageError("--name is blank", remedy="Give the new VM a name.")
+    if wish.name is not None and not wish.name.isprintable():
+        raise UsageError("--name has characters that cannot be shown", remedy="Write the name without line breaks.")
     if target == "--to-vm" and not wish.disk:
         raise UsageError(
             "--to-vm without --disk: which disk?",

@@ -177,6 +177,8 @@ def _reported(console: Console, error: BaseException) -> int:
     if isinstance(error, MoverError):
         console.fail(error)
         return INTERRUPTED_EXIT if isinstance(error, JobInterrupted) else error.exit_code
+    if console.as_json:
+        console.fail(MoverError(repr(error), remedy="Report this defect of mover, with the lines on standard error."))
     console.err.print("".join(traceback.format_exception(error)), style="dim", markup=False)
     console.err.print(
         f"This is a defect of mover, not of yours: {error!r}. Please report the lines above.", markup=False

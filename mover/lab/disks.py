@@ -25,6 +25,11 @@ IMAGE_BYTES = 64 * GIB
 _MKFS_OPTIONS = ("-q", "-f", "-m", "reflink=1", "-s", "size=512")
 
 
+def folder_unusable(folder: Path, failure: OSError) -> LabError:
+    """It is a file, cannot be made, or is another user's."""
+    return LabError(f"the lab cannot use {folder}: {failure.strerror}", remedy="Choose a folder that you may write.")
+
+
 class DiskBank:
     """All files of one lab. Not for two processes at a time: the second gets a LabError.
 
@@ -40,9 +45,7 @@ class DiskBank:
             self.root.mkdir(mode=0o700, exist_ok=True)
             self._lock: int | None = _locked(self.folder)
         except OSError as failure:
-            raise LabError(
-                f"the lab cannot use {self.folder}: {failure.strerror}", remedy="Choose a folder that you may write."
-            ) from failure
+            raise folder_unusable(self.folder, failure) from failure
         self._answers: dict[tuple[Path, Path | None], list[Row]] = {}
         self._answers_lock = threading.Lock()
         self._is_mounted = False

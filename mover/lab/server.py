@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from mover.clock import Clock, SystemClock
 from mover.lab.certificate import fingerprint
-from mover.lab.disks import DiskBank
+from mover.lab.disks import DiskBank, folder_unusable
 from mover.lab.engine import Engine
 from mover.lab.faults import Fault, Faults
 from mover.lab.gateway import Logged
@@ -231,7 +231,10 @@ class Lab:
             self._ended.set_result(None)
 
     async def _main(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as failure:
+            raise folder_unusable(self.folder, failure) from failure
         self._engine = Engine(
             self.folder,
             self.options,

@@ -202,10 +202,15 @@ async def forget(node: Node, identity: str) -> Done:
     listed = [action for action in make_plan(await look(node)) if action.verb is Verb.LIST]
     found = [action for action in listed if identity and action.identity.startswith(identity.lower())]
     if len(found) != 1:
+        if not listed:
+            raise UsageError(
+                f"mover orphans shows nothing to look at, so there is no {identity!r} to forget",
+                remedy="Leave it: what is not shown is not touched either.",
+            )
         what = "begins the UUIDs of several things" if found else "is no UUID of a thing"
         raise UsageError(
             f"{identity!r} {what} that mover orphans shows to look at",
-            remedy=f"Write one of: {', '.join(action.identity for action in listed) or 'there is none'}.",
+            remedy=f"Write one of: {', '.join(action.identity for action in listed)}.",
         )
     action = found[0]
     if action.entry is not None:

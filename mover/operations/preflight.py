@@ -242,9 +242,8 @@ async def _store(ports: PreflightPorts) -> list[Line]:
         lines.append(Line("repository", "note", error.message, "Make one with: mover init"))
     except StoreUnreachable as error:
         # A folder that is not there is the usual state before the first ``mover init``, which makes it.
-        remedy = "Make the repository with: mover init. If there is one already: " + error.remedy
         is_absent = not lines and "folder" in error.facts and not error.retryable
-        lines.append(Line("store", "note", error.message, remedy) if is_absent else _problem("store", error))
+        lines.append(Line("store", "note", error.message, error.remedy) if is_absent else _problem("store", error))
     except MoverError as error:
         lines.append(_problem("repository" if lines else "store", error))
     return lines

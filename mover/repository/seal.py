@@ -36,7 +36,8 @@ def damaged(name: str, why: str, **facts: str) -> Damaged:
     """The one way in which this room refuses bytes."""
     return Damaged(
         f"{name} is damaged: {why}",
-        remedy="Run mover verify to see what else is hit, then mover repair; or bring the object back from a copy.",
+        remedy="Choose another point (mover points), or bring the object back from a copy. mover verify says what "
+        "else is hit; mover repair --read-data lets the next backup store anew what it meets.",
         retryable=False,
         object=name,
         **facts,

@@ -168,7 +168,8 @@ class _Trial:
             raise self._unfit(f"gives other bytes for {what}")
 
     def _name(self, what: str) -> str:
-        return f"{self.place}/{what}"
+        # No folder of its own: that of a store of files would stay.
+        return f"{self.place}-{what}"
 
     def _unfit(self, what: str) -> StoreUnfit:
         return StoreUnfit(

@@ -94,10 +94,11 @@ def _owner(folder: Path) -> dict[str, str]:
 
 
 def folder_gone(folder: Path, *, retryable: bool = True) -> StoreUnreachable:
-    """The repository's own folder is not there (any more)."""
+    """The repository's own folder is not there (any more). retryable: it was, a moment ago."""
+    new = "" if retryable else " A new repository is made there by: mover init"
     return StoreUnreachable(
         f"The folder {folder} of the store does not exist",
-        remedy=f"Mount its file system, or create the folder, or correct the path {folder}.",
+        remedy=f"Mount its file system, or correct the path {folder}.{new}",
         retryable=retryable,
         folder=str(folder),
     )

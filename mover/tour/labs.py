@@ -45,7 +45,8 @@ async def lab(session: Session, folder: Path, *, guests: str, clean: bool) -> No
 
 
 def write_settings(running: Lab, folder: Path) -> Path:
-    """``mover.yaml`` beside the lab: everything to work against it, a repository folder too."""
+    """``mover.yaml`` beside the lab: everything to work against it, a repository folder too. Absolute."""
+    folder = folder.absolute()
     password = folder / "password"
     password.write_text(running.password + "\n")
     password.chmod(0o600)
@@ -53,7 +54,7 @@ def write_settings(running: Lab, folder: Path) -> Path:
     if not passphrase.exists():
         passphrase.write_text("only a lab's passphrase\n")
     settings = {
-        "state_dir": str(folder.absolute() / "state"),
+        "state_dir": str(folder / "state"),
         "node": {
             "device_root": str(running.device_root),
             "allow_regular_files": not running.has_real_devices,
@@ -61,12 +62,12 @@ def write_settings(running: Lab, folder: Path) -> Path:
         "prism": {
             "url": running.element_url,
             "username": running.username,
-            "password_file": str(password.absolute()),
+            "password_file": str(password),
             "ca_file": str(running.ca_file),
         },
         "repository": {
-            "url": str(folder.absolute() / "repository"),
-            "passphrase_file": str(passphrase.absolute()),
+            "url": str(folder / "repository"),
+            "passphrase_file": str(passphrase),
         },
         "limits": {"container_free": "1GiB"},
     }

@@ -45,6 +45,7 @@ def test_a_backup_and_a_restore(desk):
     listed = desk.process("points", "--json")
     assert listed.err == ""
     assert json.loads(listed.out)["points"][-1]["vm"] == "two"
+    assert " of two, frozen 20" in desk.run("points", "show", "two").out.splitlines()[0]
     restored = desk.process("restore", "two", "--name", "two-restored")
     assert restored.code == 0, restored.err
     assert "network cards: disconnected" in restored.out
@@ -111,6 +112,7 @@ def test_a_restore_that_was_cut_off_is_continued_by_the_same_words(slowly):
     mistaken = desk.run("backup", "twoo")
     mistaken.refuses(2, "select.none", "nor by this one: restore of again")
     assert "continued now" not in mistaken.err
+    assert "Nothing runs jobs here now" in desk.run("job", "list").err
     other = desk.run("restore", point, "--name", "again", "--power-on")
     other.refuses(2, "target.exists", "half-made", "mover job cancel")
     following = desk.process(*words)

@@ -33,5 +33,5 @@ def test_nothing_to_repair(desk, point):
 def test_a_lost_index_is_written_anew(desk, point):
     for path in objects(desk, "index"):
         path.unlink()
-    assert "index objects written anew" in desk.run("repair").out
+    assert "1 index object written anew" in desk.run("repair").out
     desk.verified(point)

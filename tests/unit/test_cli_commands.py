@@ -16,10 +16,15 @@ from mover.cli.cluster import to_continue
 from mover.cli.console import Console, first_error
 from mover.cli.main import ORDER
 from mover.cli.ordering import interrupted
+from mover.cli.point_views import listed
 from mover.cli.restore import Wish, _check, _pairs, about_restored
 from mover.cli.tables import checks_table, points_table
 from mover.cli.terminal import told
 from mover.errors import Damaged, JobFailed, JobInterrupted, StoreFull, UsageError, WrongKey
+from mover.hypervisor.nutanix.address import PrismAddress
+from mover.hypervisor.nutanix.tls import rejected
+from mover.model.machine import Consistency
+from mover.model.point import PointSummary, ReadMode
 from tests.support.commandline import invoke
 
 COMMANDS = [
@@ -97,6 +102,7 @@ def wish(**given) -> Wish:
         ({"to_vm": "a"}, "which disk"),
         ({"name": "a", "nics": "odd"}, "odd"),
         ({"name": "  "}, "--name is blank"),
+        ({"name": "a\nb"}, "--name has characters that cannot be shown"),
     ],
 )
 def test_wishes_that_contradict_themselves(given, said):
@@ -221,6 +227,23 @@ def test_a_defect_is_called_one(capsys):
     code, shown = fails(capsys, RuntimeError("odd"))
     assert code == 70
     assert "defect of mover" in shown.err
+    code, shown = fails(capsys, RuntimeError("odd"), as_json=True)
+    assert (code, json.loads(shown.out)["error"]["code"]) == (70, "mover")
+
+
+def test_points_say_what_to_do_where_there_are_none_or_one_cannot_be_read(capsys):
+    broken = PointSummary(
+        "3f2a81c0", "u", "", 1.8e9, 1.8e9, 0, 0, 0, ReadMode.FULL, Consistency.CRASH, False, 0, "cut off"
+    )
+    listed(Console(as_json=False), [broken], None)
+    assert "mover points delete" in capsys.readouterr().out
+    listed(Console(as_json=False), [broken], "web1")
+    assert "No restore point is of a VM web1." in capsys.readouterr().out
+
+
+def test_an_expired_certificate_is_to_be_renewed():
+    expired = rejected(PrismAddress("prism"), why="certificate has expired", fingerprint="AB", is_pinned=False)
+    assert expired.remedy.startswith("Give Prism a new certificate")
 
 
 def test_a_full_disk_is_none(capsys):

@@ -10,7 +10,7 @@ import pytest
 
 from mover.catalog.ledger import Kind, Ledger
 from mover.clock import FakeClock
-from mover.errors import StateDamaged
+from mover.errors import ConfigError, StateDamaged
 from mover.jobs.book import DATABASE_NAME, JobBook, prepare_database
 
 
@@ -96,3 +96,10 @@ async def test_damage_that_a_question_meets_later_is_told_too(tmp_path: Path):
     with pytest.raises(StateDamaged, match=DATABASE_NAME):
         await client.jobs()
     await client.close()
+
+
+def test_a_state_folder_that_cannot_be_is_told(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="cannot be used"):
+            prepare_database(folder)

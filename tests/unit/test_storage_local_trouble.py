@@ -57,6 +57,7 @@ def test_a_missing_folder_is_told_at_once(tmp_path: Path, make: Any) -> None:
         LocalStore(tmp_path / "there")
     assert not error.value.retryable
     assert str(tmp_path / "there") in error.value.remedy
+    assert "mover init" in error.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from mover.clock import FakeClock
 from mover.errors import ObjectExists, StorageError, StoreDenied, StoreFull, StoreUnfit, StoreUnreachable
+from mover.storage.local import LocalStore
 from mover.storage.memory import MemoryStore
 from mover.storage.note import recall
 from mover.storage.probe import probe
@@ -246,3 +247,11 @@ async def test_each_call_of_a_probe_may_fail_and_nothing_stays() -> None:
         assert len(store.failed) == 1
         deletes_failed = store.failed[0].startswith("delete")
         assert await left(store.inner) == [] or deletes_failed
+
+
+async def test_a_probe_leaves_no_folder_behind_in_a_folder(tmp_path) -> None:
+    store = LocalStore(tmp_path)
+    for _ in range(2):
+        await probe(store, FakeClock())
+    await store.close()
+    assert list((tmp_path / "probe").iterdir()) == []

@@ -124,6 +124,8 @@ def rejected(address: PrismAddress, *, why: str, fingerprint: str | None, is_pin
             f"Compare that value with the certificate on Prism itself; if they agree, {pin}, "
             "or name the CA that signed it in prism.ca_file."
         )
+    if "expired" in why:
+        remedy = "Give Prism a new certificate (and look at this node's clock). Until then: " + remedy
     return CertificateRejected(
         f"The certificate of {address} is not trusted: {why}{shown}",
         remedy=remedy,
