@@ -8,6 +8,7 @@ jobs without ending them: the next executor continues.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -271,6 +272,8 @@ class Engine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # A job that is taken up only now fails before its first line, unrecorded, in a traceback that means nothing.
+        logging.getLogger("dbos").setLevel(logging.CRITICAL)
         await asyncio.get_running_loop().run_in_executor(threads, lambda: DBOS.destroy(destroy_registry=True))
 
 

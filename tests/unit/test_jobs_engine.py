@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sqlite3
@@ -125,6 +126,26 @@ async def test_a_stopped_executor_leaves_its_job_to_the_next(tmp_path, book):
     async with running(tmp_path, job=job):
         assert (await book.wait(job_id)).result == {"values": [1, 2]}
     assert calls == ["once"]
+
+
+async def test_a_job_that_comes_as_the_executor_stops_is_no_error(tmp_path, monkeypatch):
+    """It fails before its first line, and nothing of it is recorded: it is left to the next."""
+    said, library, destroy = [], logging.getLogger("dbos"), engine.DBOS.destroy
+
+    def late(**how):
+        library.error("Exception encountered in asynchronous workflow")
+        destroy(**how)
+
+    monkeypatch.setattr(engine.DBOS, "destroy", late)
+    async with running(tmp_path):
+        listener = logging.Handler()
+        listener.emit = said.append
+        library.addHandler(listener)
+        library.error("a")
+    library.removeHandler(listener)
+    assert [record.msg for record in said] == ["a"]
+    async with running(tmp_path):
+        assert library.isEnabledFor(logging.ERROR)
 
 
 async def test_a_cancelled_job_ends_in_order(tmp_path, book):
