@@ -17,10 +17,7 @@ def listed(console: Console, found: Sequence[PointSummary], vm: str | None) -> N
     wanted = [point for point in found if vm in (None, point.vm_name, point.vm_uuid)]
     # Each point says that it was meant as a base; the next incremental stands on the newest one only.
     bases = {point.vm_uuid: point.id for point in found if point.is_base and not point.problem}
-    rows = [
-        {**point_row(point), "is_base": bases.get(point.vm_uuid) == point.id, "problem": point.problem}
-        for point in wanted
-    ]
+    rows = [point_row(point, is_base=bases.get(point.vm_uuid) == point.id) for point in wanted]
     none = "No restore points yet." if vm is None else f"No restore point is of a VM {vm}. All there are: mover points"
     problems = [Text(f"{row['point'][:8]}: {row['problem']}", "red") for row in rows if row["problem"]]
     if problems:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import typer
 from rich.text import Text
 
 from mover.app import nodes
 from mover.cli.progress import watching
 from mover.cli.run import Session
+from mover.errors import Damaged
 from mover.operations.repair import repair_repository
 from mover.units import format_size
 
@@ -17,12 +19,17 @@ _NAMED = 20
 
 
 async def repair(session: Session, text: str | None, *, read_data: bool) -> None:
-    """Look at all packs, or at those of one point; mark the damaged ones and mend the index."""
+    """Look at all packs, or at those of one point; mark the damaged ones and mend the index.
+
+    Exit with the code of damage where a point is not whole still.
+    """
     console = session.console
     with watching(console.err, quiet=console.as_json) as progress:
         async with nodes.reading_node(session.settings, progress=progress) as node:
             report = await repair_repository(node, text, read_data=read_data)
     console.answer(report, *(Text(line, style) for line, style in told(report)))
+    if report["leaning"] or report["unreadable_points"]:
+        raise typer.Exit(Damaged.exit_code)
 
 
 def told(report: dict[str, Any]) -> Iterator[tuple[str, str]]:

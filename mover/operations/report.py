@@ -51,12 +51,13 @@ def disk_row(image: DiskImage) -> Values:
     }
 
 
-def point_row(point: PointSummary) -> Values:
-    """A line of ``mover points``."""
-    return {
-        "point": point.id,
+def point_row(point: PointSummary, *, is_base: bool) -> Values:
+    """A line of ``mover points``. is_base: the next incremental stands on it.
+
+    Of a manifest that cannot be read only what its name says: the rest is None.
+    """
+    said = {
         "vm": point.vm_name,
-        "vm_uuid": point.vm_uuid,
         "frozen_at": iso(point.created_at),
         "mode": str(point.mode),
         "consistency": str(point.consistency),
@@ -64,8 +65,10 @@ def point_row(point: PointSummary) -> Values:
         "size_bytes": point.size_bytes,
         "bytes_read": point.bytes_read,
         "bytes_stored": point.bytes_stored,
-        "is_base": point.is_base,
+        "is_base": is_base,
     }
+    told = dict.fromkeys(said) if point.problem else said
+    return {"point": point.id, "vm_uuid": point.vm_uuid, **told, "problem": point.problem}
 
 
 FULL_REASONS = {

@@ -239,6 +239,12 @@ def test_points_say_what_to_do_where_there_are_none_or_one_cannot_be_read(capsys
     assert "mover points delete" in capsys.readouterr().out
     listed(Console(as_json=False), [broken], "web1")
     assert "No restore point is of a VM web1." in capsys.readouterr().out
+    listed(Console(as_json=True), [broken], None)
+    row = json.loads(capsys.readouterr().out)["points"][0]
+    said = {name: row.pop(name) for name in ("point", "vm_uuid", "problem")}
+    assert said == {"point": "3f2a81c0", "vm_uuid": "u", "problem": "cut off"}
+    assert len(row) == 9
+    assert set(row.values()) == {None}, "what its name does not say is not invented"
 
 
 def test_an_expired_certificate_is_to_be_renewed():
