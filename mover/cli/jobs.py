@@ -56,16 +56,16 @@ async def cancel_job(session: Session, job_id: str) -> None:
         job = await book.job(job_id)
         if job.is_active:
             await book.cancel(job_id)
-    words = f"Job {job_id} is asked to end." if job.is_active else f"Job {job_id} has ended already: {job.state}."
+    words = f"Job {job.id} is asked to end." if job.is_active else f"Job {job.id} has ended already: {job.state}."
     if job.is_active and executor_pid(session.settings.state_dir) is None:
         words += " Nothing runs jobs here now: mover serve, or the next backup or restore, ends it."
-    session.console.answer({"job": job_id, "asked": job.is_active}, Text(words))
+    session.console.answer({"job": job.id, "asked": job.is_active}, Text(words))
 
 
 async def retry_job(session: Session, job_id: str) -> None:
     """Order another attempt."""
     async with nodes.job_book(session.settings, SystemClock()) as book:
-        await book.retry(job_id)
+        job_id = await book.retry(job_id)
     words = f"Job {job_id} is ordered again."
     if executor_pid(session.settings.state_dir) is None:
         words += " Nothing runs jobs here now: mover serve, or the next backup or restore, does it."
@@ -79,6 +79,7 @@ def _job(job: Job) -> dict[str, Any]:
         "operation": job.operation,
         "request": dict(job.request),
         "state": str(job.state),
+        "is_ending": job.is_ending,
         "created_at": job.created_at,
         "changed_at": job.changed_at,
         "result": job.result,

@@ -24,6 +24,9 @@ Order = tuple[str, Mapping[str, Any]]
 Choose = Callable[[Hypervisor, str, Sequence[Job]], Awaitable[list[Order]]]
 """Given Prism, the Proxy VM's UUID and the jobs that have not ended: what is to be ordered."""
 
+InTheWay = Callable[[Job], bool]
+"""Whether what a job that is being ended has made stands in the way of what is to be ordered."""
+
 CLEANING_S = 5.0
 """How long Ctrl-C waits for jobs to end in order."""
 _POLL_S = 0.5
@@ -31,56 +34,60 @@ _LOOK_EVERY_S = 5.0
 """How often a client looks whether the executor still lives."""
 
 
-async def order_and_wait(session: Session, choose: Choose) -> list[Job]:
+async def order_and_wait(session: Session, choose: Choose, *, in_the_way: InTheWay = lambda _: False) -> list[Job]:
     """Order what ``choose`` gives and wait for all of it. Raises the error of choosing, JobInterrupted."""
     pid = executor_pid(session.settings.state_dir)
     if pid is None:
         try:
-            return await _as_executor(session, choose)
+            return await _as_executor(session, choose, in_the_way)
         except StateFolderBusy as error:
             pid = int(error.facts.get("pid") or 0)
     return await _as_client(session, choose, pid)
 
 
-async def _as_executor(session: Session, choose: Choose) -> list[Job]:
+async def _as_executor(session: Session, choose: Choose, in_the_way: InTheWay) -> list[Job]:
     console = session.console
     with watching(console.err, quiet=console.as_json) as progress:
         async with nodes.executor(session.settings, progress=progress) as executor:
-            earlier = await _unfinished(executor.book)
-            # First: what a failed restore could not remove may hold the very name that is asked for.
-            await reconcile(executor.node, apply=True)
-            await forget_the_past(executor.node)
-            orders = await _chosen(executor, choose, earlier, console)
-            return await _see_through(session, executor, orders, earlier)
+            earlier = await executor.book.unfinished()
+            if earlier:
+                console.remark(f"Not finished by an earlier run, and continued now: {_listed(earlier)}", "yellow")
+            try:
+                await _all_ended(executor.book, [job.id for job in earlier if job.is_ending and in_the_way(job)])
+                orders, active = await _chosen(executor, choose)
+            except MoverError:
+                if left := await executor.book.unfinished():
+                    goes_on = "The next backup or restore, or mover serve, goes on with it."
+                    console.remark(f"Not finished by this one either: {_listed(left)}. {goes_on}", "yellow")
+                raise
+            return await _see_through(session, executor, orders, earlier, active)
 
 
-async def _unfinished(book: JobBook) -> list[Job]:
-    """Jobs that a crash or stop cut off, or that wait: the engine does them."""
-    return await _jobs(book, sorted(await book.active()))
+async def _chosen(executor: nodes.Executor, choose: Choose) -> tuple[list[Order], list[Job]]:
+    """What is to be ordered, and the jobs that had not ended when that was chosen."""
+    # First: what a failed restore could not remove may hold the very name that is asked for.
+    await reconcile(executor.node, apply=True)
+    await forget_the_past(executor.node)
+    active = await executor.book.unfinished()
+    return await choose(executor.node.hypervisor, executor.node.proxy_uuid, active), active
 
 
-async def _chosen(executor: nodes.Executor, choose: Choose, earlier: Sequence[Job], console: Console) -> list[Order]:
-    """What is to be ordered; and what becomes of earlier jobs, in one line."""
-    listed = ", ".join(f"{name_of(job)} ({job.id})" for job in earlier)
-    try:
-        orders = await choose(executor.node.hypervisor, executor.node.proxy_uuid, earlier)
-    except MoverError:
-        if earlier:
-            goes_on = "The next backup or restore, or mover serve, goes on with it."
-            console.remark(f"Not finished by an earlier run, nor by this one: {listed}. {goes_on}", "yellow")
-        raise
-    if earlier:
-        console.remark(f"Not finished by an earlier run, and continued now: {listed}", "yellow")
-    return orders
+def _listed(jobs: Sequence[Job]) -> str:
+    return ", ".join(f"{name_of(job)} ({job.id})" for job in jobs)
 
 
 async def _see_through(
-    session: Session, executor: nodes.Executor, orders: Sequence[Order], earlier: Sequence[Job]
+    session: Session,
+    executor: nodes.Executor,
+    orders: Sequence[Order],
+    earlier: Sequence[Job],
+    active: Sequence[Job],
 ) -> list[Job]:
     book = executor.book
-    ids = await _submit(session, book, orders, earlier)
+    ids = await _submit(session, book, orders, active)
+    others = [job.id for job in earlier if job.id not in ids]
     try:
-        for job in await _all_ended(book, [job.id for job in earlier]):
+        for job in await _all_ended(book, others):
             words = f"failed: {job.error.message}" if job.error else "done"
             session.console.remark(f"Continued {name_of(job)} ({job.id}): {words}", "yellow" if job.error else "")
         ended = await _all_ended(book, ids)
@@ -93,7 +100,7 @@ async def _see_through(
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
-        await _end_in_order(executor, [*(job.id for job in earlier), *ids], session.console)
+        await _end_in_order(executor, [*others, *ids], session.console)
         raise interrupted([operation for operation, _ in orders]) from None
 
 
@@ -121,10 +128,14 @@ async def _submit(session: Session, book: JobBook, orders: Sequence[Order], acti
 
 
 def same_order(session: Session, order: Order, active: Sequence[Job]) -> Job | None:
-    """The job among those that have not ended which does just this: a command that was cut off is simply repeated."""
+    """The job among those that go on which does just this: a restore that was cut off is simply typed again.
+
+    No backup is another's equal: each has a point of its own to make.
+    """
     operation, request = order
     wanted = _with_place(session, request)
-    return next((job for job in active if job.operation == operation and dict(job.request) == wanted), None)
+    going_on = [job for job in active if not job.is_ending]
+    return next((job for job in going_on if job.operation == operation and dict(job.request) == wanted), None)
 
 
 def _with_place(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +188,7 @@ async def _as_client(session: Session, choose: Choose, pid: int) -> list[Job]:
     async with nodes.job_book(settings, clock) as book:
         async with prisms.prism(settings, clock) as hypervisor:
             proxy = await prisms.proxy_of(hypervisor, settings)
-            active = await _unfinished(book)
+            active = await book.unfinished()
             orders = await choose(hypervisor, proxy.uuid, active)
         ids = await _submit(session, book, orders, active)
         known = {job.id for job in active}

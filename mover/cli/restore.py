@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mover.app import nodes, stores
-from mover.cli.ordering import Choose, Order, order_and_wait, raise_failures, same_order
+from mover.cli.ordering import Choose, InTheWay, Order, order_and_wait, raise_failures, same_order
 from mover.cli.progress import watching
 from mover.cli.run import Session
 from mover.cli.tables import grid, point_named
@@ -129,27 +129,34 @@ async def _to_new_vm(session: Session, wish: Wish, name: str) -> None:
         order = (RESTORE, request.values())
         # The VM of an unfinished job of the same is its own.
         if same_order(session, order, earlier) is None:
-            _check_name(name, (await hypervisor.inventory()).vms, earlier)
+            _check_name(name, (await hypervisor.inventory()).vms, [job for job in earlier if _makes(job, name)])
         return [order]
 
-    await _order(session, choose)
+    await _order(session, choose, in_the_way=lambda job: _makes(job, name))
 
 
-def _check_name(name: str, vms: Sequence[Vm], earlier: Sequence[Job]) -> None:
-    """Raises TargetExists where a VM has that name; where an unfinished job makes it, that is said."""
-    if not any(vm.name == name for vm in vms):
-        return
-    maker = next((job.id for job in earlier if job.operation == RESTORE and job.request.get("name") == name), None)
-    if maker is not None:
+def _makes(job: Job, name: str) -> bool:
+    return job.operation == RESTORE and job.request.get("name") == name
+
+
+def _check_name(name: str, vms: Sequence[Vm], makers: Sequence[Job]) -> None:
+    """Raises TargetExists where a VM has that name, or one of these unfinished jobs is to make it."""
+    other = f"choose another --name, such as {name}-restored"
+    for job in makers:
+        if job.is_ending:
+            raise TargetExists(
+                f"Job {job.id}, which made a VM named {name}, is being ended",
+                remedy=f"Wait until mover job show {job.id} says that it has ended, then run this again; or {other}.",
+            )
         raise TargetExists(
-            f"A VM named {name} exists already, half-made: job {maker} has not ended",
-            remedy=f"Choose another --name, such as {name}-restored; or see mover job show {maker}, and end it with "
-            f"mover job cancel {maker}.",
+            f"Job {job.id} makes a VM named {name} in another way, and has not ended",
+            remedy=f"Let it end, or end it with mover job cancel {job.id}, and run this again; or {other}.",
         )
-    raise TargetExists(
-        f"A VM named {name} exists already",
-        remedy=f"Choose another --name, such as {name}-restored, or rename or delete that VM first.",
-    )
+    if any(vm.name == name for vm in vms):
+        raise TargetExists(
+            f"A VM named {name} exists already",
+            remedy=f"{other[0].upper()}{other[1:]}, or rename or delete that VM first.",
+        )
 
 
 async def _to_vm(session: Session, wish: Wish) -> None:
@@ -169,8 +176,8 @@ async def _point_id(session: Session, wish: Wish) -> str:
         return (await book.find_point(wish.point)).id
 
 
-async def _order(session: Session, choose: Choose) -> None:
-    jobs = await order_and_wait(session, choose)
+async def _order(session: Session, choose: Choose, *, in_the_way: InTheWay = lambda _: False) -> None:
+    jobs = await order_and_wait(session, choose, in_the_way=in_the_way)
     raise_failures(jobs)
     report = jobs[0].result or {}
     session.console.answer(report, restored(report), about_restored(report))

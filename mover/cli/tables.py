@@ -83,7 +83,7 @@ def points_table(points: Sequence[Values]) -> Table:
     table = grid(*names, right=names[3:6], whole=(names[0], names[2]))
     for point in points:
         if point.get("problem"):
-            table.add_row(point["point"][:8], point["vm"], "", "", "", "", Text("UNREADABLE", "bold red"))
+            table.add_row(point["point"][:8], "", "", "", "", "", Text("UNREADABLE", "bold red"))
             continue
         how = "incr" if point["mode"] == "incremental" else point["mode"]
         table.add_row(
@@ -181,7 +181,8 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
         request = job.request
         of = request.get("vm_name") or request.get("name") or request.get("point_id", "")[:8]
         since = local(job.changed_at)[5:16]
-        table.add_row(job.id, job.operation, of, str(job.state), since, job.error.code if job.error else "")
+        state = "ending" if job.is_ending else str(job.state)
+        table.add_row(job.id[:8], job.operation, of, state, since, job.error.code if job.error else "")
     return table
 
 

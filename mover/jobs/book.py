@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -84,6 +84,8 @@ class Job:
     changed_at: float
     result: Values | None = None
     error: MoverError | None = None
+    is_ending: bool = False
+    """Has not ended, but somebody asked it to."""
 
     @property
     def is_active(self) -> bool:
@@ -145,6 +147,10 @@ class JobBook:
         """Ids of jobs that are queued, running, or to be continued."""
         return await self._call(self._active)
 
+    async def unfinished(self) -> list[Job]:
+        """Those jobs, by their ids."""
+        return [await self.job(job_id) for job_id in sorted(await self.active())]
+
     async def prune(self, *, older_than_s: float) -> None:
         """Forget attempts that ended so long ago, and all but the newest ten thousand that ended."""
         before = datetime.fromtimestamp(self._clock.now() - older_than_s, UTC).isoformat()
@@ -202,7 +208,14 @@ class JobBook:
 
     def _list(self, job_id: str | None, limit: int) -> list[Job]:
         rows = self._book().list_workflows(name=WORKFLOW, workflow_id_prefix=job_id, limit=limit, sort_desc=True)
-        return sorted(map(_job, rows), key=lambda job: (job.created_at, job.attempt), reverse=True)
+        return sorted(map(self._marked, map(_job, rows)), key=lambda job: (job.created_at, job.attempt), reverse=True)
+
+    def _marked(self, job: Job) -> Job:
+        if not job.is_active:
+            return job
+        with suppress(OSError):  # who makes or removes a wish says what ails the folder
+            return replace(job, is_ending=self._wish(job.id).exists())
+        return job
 
     def _active(self) -> set[str]:
         return {name.rpartition("-")[0] for name in self._names(_ACTIVE)}

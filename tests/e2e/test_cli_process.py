@@ -110,11 +110,10 @@ def test_a_restore_that_was_cut_off_is_continued_by_the_same_words(slowly):
     mover.end()
     desk.lab.faults.disarm()
     mistaken = desk.run("backup", "twoo")
-    mistaken.refuses(2, "select.none", "nor by this one: restore of again")
-    assert "continued now" not in mistaken.err
+    mistaken.refuses(2, "select.none", "Not finished by this one either: restore of again")
     assert "Nothing runs jobs here now" in desk.run("job", "list").err
     other = desk.run("restore", point, "--name", "again", "--power-on")
-    other.refuses(2, "target.exists", "half-made", "mover job cancel")
+    other.refuses(2, "target.exists", "has not ended", "mover job cancel")
     following = desk.process(*words)
     assert following.code == 0, following.err
     assert "continued now: restore of again" in following.err
@@ -125,6 +124,30 @@ def test_a_restore_that_was_cut_off_is_continued_by_the_same_words(slowly):
         "done"
     ]
     desk.run(*words).refuses(2, "target.exists")
+    desk.nothing_is_left()
+
+
+def test_a_restore_that_was_cancelled_after_a_kill_is_ended_first_then_made_anew(slowly):
+    desk = slowly
+    point = desk.backed_up("two")["point"]
+    desk.forget_cluster()
+    words = ("restore", point, "--name", "anew")
+    mover = Process(desk, *words)
+    mover.until("attach")
+    mover.tell(signal.SIGKILL)
+    mover.end()
+    desk.lab.faults.disarm()
+    former = desk.run("job", "list", "--json").json["jobs"][0]["job"]
+    assert f"Job {former} is asked to end" in desk.run("job", "cancel", former[:8]).out
+    listed = desk.run("job", "list")
+    assert "ending" in listed.out
+    following = desk.process(*words, "--power-on")
+    assert following.code == 0, following.err
+    assert f"continued now: restore of anew ({former})" in following.err
+    assert [vm.name for vm in desk.lab.vms.values()].count("anew") == 1
+    states = {job["job"]: job["state"] for job in desk.run("job", "list", "--json").json["jobs"]}
+    assert states.pop(former) == "failed"
+    assert "done" in states.values()
     desk.nothing_is_left()
 
 

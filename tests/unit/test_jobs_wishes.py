@@ -112,3 +112,16 @@ async def test_a_wish_that_cannot_be_changed_is_told_in_words(tmp_path, book):
     wish.parent.touch()
     with pytest.raises(StateDamaged, match=str(wish.parent)):
         await book.cancel(job_id)
+
+
+async def test_a_job_that_is_asked_to_end_is_told_from_one_that_goes_on_until_it_has_ended(tmp_path, book):
+    async def job(request, steps):
+        await steps.cancellation.unless(asyncio.Event().wait())
+        steps.cancellation.check()
+
+    ended, other = await book.submit("job", {}), await book.submit("job", {})
+    await book.cancel(ended)
+    assert {line.id: line.is_ending for line in await book.unfinished()} == {ended: True, other: False}
+    async with running(tmp_path, job=job):
+        assert not (await book.wait(ended)).is_ending
+        assert [line.id for line in await book.unfinished()] == [other]
