@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mover.errors import NotFound, ProxyUnfit, SpaceShort
-from mover.model.machine import Vm
+from mover.model.machine import StorageContainer, Vm
 from mover.operations.node import Node
 from mover.units import format_size
 
@@ -34,19 +34,19 @@ async def check_proxy(node: Node, cluster_uuid: str, *, what: str) -> Vm:
 
 async def check_space(node: Node, container_uuids: Collection[str | None]) -> None:
     """Each container keeps its reserve, for the snapshot's growth; so does the store. Raises SpaceShort."""
-    for uuid in container_uuids:
-        await check_container(node, uuid or "", needed_bytes=0)
+    needed = {uuid: 0 for uuid in container_uuids if uuid}
+    require_space(await node.hypervisor.containers(), needed, keep_bytes=node.settings.limits.container_free)
     await check_store_space(node)
 
 
-async def check_container(node: Node, container_uuid: str, *, needed_bytes: int) -> None:
-    """One container has room for so much, beyond its reserve. Raises SpaceShort."""
-    keep = node.settings.limits.container_free
-    for container in await node.hypervisor.containers():
-        if container.uuid == container_uuid and container.free_bytes < keep + needed_bytes:
+def require_space(there: Collection[StorageContainer], needed: Mapping[str, int], *, keep_bytes: int) -> None:
+    """Each container has the bytes needed of it (by its UUID), beyond its reserve. Raises SpaceShort."""
+    for container in there:
+        wanted = keep_bytes + needed.get(container.uuid, 0)
+        if container.uuid in needed and container.free_bytes < wanted:
             raise SpaceShort(
                 f"Storage container {container.name} has {format_size(container.free_bytes)} free,"
-                f" {format_size(keep + needed_bytes)} are wanted",
+                f" {format_size(wanted)} are wanted",
                 remedy="Free space there, choose another, or lower limits.container_free knowingly.",
                 container=container.name,
             )

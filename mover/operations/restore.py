@@ -7,7 +7,7 @@ disks: a spec or network that Prism refuses is known before a byte is moved.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,10 +27,11 @@ from mover.errors import (
 from mover.hypervisor.protocol import NicMode, VmRequest
 from mover.jobs.steps import Call, Steps, Values
 from mover.model.machine import Slot, Vm
-from mover.model.point import ID_BYTES, ZERO_ID, DiskImage, ReadMode, RestorePoint
+from mover.model.point import DiskImage, ReadMode, RestorePoint
 from mover.operations.attach import BUS, SLOTS, free_slots
-from mover.operations.checks import check_container, check_proxy
+from mover.operations.checks import check_proxy, require_space
 from mover.operations.clean import settle
+from mover.operations.containers import bytes_needed, choose_containers, idle_containers
 from mover.operations.fill import FillJob, FillPlan, fill_one
 from mover.operations.names import prefix_of
 from mover.operations.node import Node
@@ -111,8 +112,7 @@ class _RestoreVm:
         self._tell("plan")
         node, point = self._node, self._point
         await check_proxy(node, (await node.hypervisor.about()).cluster.uuid, what="the place of the restore")
-        containers = await choose_containers(node, point.disks, self._request.container_map)
-        idle = await _idle_containers(node, point.disks, self._request.container_map)
+        containers, idle = await _places(node, point.disks, self._request.container_map)
         return {"containers": containers, "nic_mode": str(await self._nic_mode()), "idle": idle}
 
     async def _nic_mode(self) -> NicMode:
@@ -207,53 +207,17 @@ async def _lives(node: Node, vm_uuid: str) -> bool:
     return True
 
 
-async def choose_containers(node: Node, images: tuple[DiskImage, ...], mapped: Mapping[str, str]) -> dict[str, str]:
-    """Device UUID → storage container here, with room for all. Raises RequestRefused, SpaceShort.
+async def _places(
+    node: Node, images: Sequence[DiskImage], mapped: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Device UUID → UUID of a storage container with room for all; and in words what was mapped in vain.
 
-    mapped: saved container (UUID, or the name of one that is here) or ``*`` → container here, by UUID or name.
+    Raises RequestRefused, SpaceShort.
     """
-    there = {container.uuid: container for container in await node.hypervisor.containers()}
-    names = {container.name: container.uuid for container in there.values()}
-    by_uuid = {names.get(old, old): new for old, new in mapped.items()}
-    chosen = {}
-    for image in images:
-        saved = image.container_uuid or ""
-        wanted = by_uuid.get(saved, by_uuid.get("*", saved))
-        uuid = wanted if wanted in there else names.get(wanted)
-        if uuid is None:
-            raise RequestRefused(
-                f"There is no storage container {wanted or '(unknown)'} for disk {image.slot}",
-                remedy=f"Choose one with --container: {', '.join(sorted(names)) or 'none is there'}.",
-            )
-        chosen[image.device_uuid] = uuid
-    await _check_room(node, images, chosen)
-    return chosen
-
-
-async def _idle_containers(node: Node, images: tuple[DiskImage, ...], mapped: Mapping[str, str]) -> list[str]:
-    """In words: what was mapped and no disk lay in, a slip or meant for another VM."""
-    names = {container.uuid: container.name for container in await node.hypervisor.containers()}
-    saved = {image.container_uuid for image in images if image.container_uuid}
-    known = {"*", *saved, *(names.get(uuid, uuid) for uuid in saved)}
-    lay = ", ".join(sorted(names.get(uuid, uuid) for uuid in saved))
-    return [
-        f"--container {old}={new} changed nothing: no disk lay in {old} (they lay in: {lay})."
-        for old, new in mapped.items()
-        if old not in known
-    ]
-
-
-async def _check_room(node: Node, images: tuple[DiskImage, ...], chosen: Mapping[str, str]) -> None:
-    for uuid in set(chosen.values()):
-        needed = sum(_room_of(image) for image in images if chosen[image.device_uuid] == uuid)
-        await check_container(node, uuid, needed_bytes=needed)
-
-
-def _room_of(image: DiskImage) -> int:
-    """What the image takes at most: where its map is all zero nothing is written, and containers are thin."""
-    ids = (image.node_ids[at : at + ID_BYTES] for at in range(0, len(image.node_ids), ID_BYTES))
-    holding = sum(node_id != ZERO_ID for node_id in ids)
-    return min(image.size_bytes, holding * image.fan_out * image.block_bytes)
+    there = await node.hypervisor.containers()
+    chosen = choose_containers(there, images, mapped)
+    require_space(there, bytes_needed(images, chosen), keep_bytes=node.settings.limits.container_free)
+    return chosen, idle_containers(there, images, mapped)
 
 
 async def _plan_disk(node: Node, request: RestoreDiskRequest, point: RestorePoint) -> Values:
@@ -272,7 +236,7 @@ async def _plan_disk(node: Node, request: RestoreDiskRequest, point: RestorePoin
         )
     _check_slot(request.slot, target)
     mapped = {"*": request.container_uuid} if request.container_uuid else {}
-    containers = await choose_containers(node, (image,), mapped)
+    containers, _ = await _places(node, (image,), mapped)
     plan = FillPlan(0, image.device_uuid, image.size_bytes, containers[image.device_uuid], target.uuid, request.slot)
     return {"vm": target.name, "disk": dump(plan)}
 

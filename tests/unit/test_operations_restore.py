@@ -25,12 +25,11 @@ from mover.errors import (
     UsageError,
 )
 from mover.metrics import REGISTRY
-from mover.model.machine import DiskKind, Slot
-from mover.model.point import ID_BYTES, ZERO_ID, DiskImage, ReadMode
+from mover.model.machine import DiskKind, Slot, StorageContainer
 from mover.operations.node import ReadingNode
 from mover.operations.reconcile import INTENT_LIFE_S
 from mover.operations.request import RestoreDiskRequest
-from mover.operations.restore import choose_containers, restore_disk_into
+from mover.operations.restore import restore_disk_into
 from mover.operations.tofile import restore_to_file
 from mover.operations.verify import verify_point
 from mover.units import MIB
@@ -119,6 +118,18 @@ async def test_a_container_is_mapped_by_its_name_too(w, point):
         await w.restore(point, "web2", container_map={"default": "other"})
 
 
+async def test_a_restore_to_another_cluster_is_told_how_to_map_its_containers(w, point):
+    elsewhere = StorageContainer("e", "default", "cluster", 1 << 41, 1 << 41)
+    w.hypervisor._containers = lambda: (elsewhere,)
+    with pytest.raises(RequestRefused, match=f"no storage container {CONTAINER}") as caught:
+        await w.restore(point, "web2", container_map={"default": "default"})
+    assert f"--container {CONTAINER}=NAME" in caught.value.remedy
+    assert caught.value.remedy.endswith("here are: default.")
+    asked = w.hypervisor.state.calls.count("containers")
+    assert await w.restore(point, "web2", container_map={CONTAINER: "default"})
+    assert w.hypervisor.state.calls.count("containers") == asked + 1
+
+
 async def test_a_container_that_no_disk_lay_in_is_told(w, point):
     result = await w.restore(point, "web2", container_map={"defualt": "default"})
     [told] = [warning for warning in result["warnings"] if "--container" in warning]
@@ -132,18 +143,6 @@ async def test_room_for_all_disks_is_looked_at_first(tmp_path):
         with pytest.raises(SpaceShort):
             await w.restore(report["point"], "web2")
         w.assert_only_base()
-
-
-async def test_a_thin_disk_needs_room_for_what_it_holds(w):
-    """Two of its twelve map nodes hold something."""
-    node_bytes = 1024 * MIB
-    ids = (ZERO_ID * 5 + bytes([1]) * ID_BYTES) * 2
-    image = DiskImage("d", Slot("scsi", 0), 12 * node_bytes, ReadMode.FULL, "no base", "v", CONTAINER, MIB, 1024, ids)
-    w.hypervisor.state.free_bytes = 2 * node_bytes
-    assert await choose_containers(w.node, (image,), {}) == {"d": CONTAINER}
-    w.hypervisor.state.free_bytes -= 1
-    with pytest.raises(SpaceShort):
-        await choose_containers(w.node, (image,), {})
 
 
 async def test_a_clone_that_is_not_proven_keeps_nothing(w, point):
