@@ -13,10 +13,12 @@ from mover.app import nodes, prisms
 from mover.cli.run import Session
 from mover.cli.tables import orphans_table, places_table, vms_table
 from mover.clock import SystemClock
-from mover.errors import ConfigError, ProxyUnfit
+from mover.errors import ConfigError, MoverError, ProxyUnfit
 from mover.jobs.lock import executor_pid
 from mover.operations import clean
+from mover.operations.node import Node
 from mover.operations.reconcile import DOING
+from mover.room import trouble_by
 
 FAILED_EXIT = 3
 
@@ -62,17 +64,35 @@ def to_continue(jobs: int) -> str:
 
 
 async def orphans(session: Session, *, apply: bool) -> None:
-    """The plan of reconcile, or its doing; exit with 3 when something could not be done."""
+    """The plan of reconcile, or its doing; exit with 3 when something could not be done.
+
+    Raises, behind the answer (whose "error" it is), what the state folder answers once the cluster is seen to.
+    """
     async with nodes.looking_node(session.settings, apply=apply) as node:
         done = [item.as_dict() for item in await clean.reconcile(node, apply=apply)]
-        table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
-        session.console.answer({"applied": apply, "actions": done}, table)
-        waiting = len(await node.active_jobs())
-        if apply:
-            await clean.forget_the_past(node)
+        waiting, error = await _own_matters(node, apply=apply)
+    table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
+    session.console.answer({"applied": apply, "actions": done, "error": error.as_dict() if error else None}, table)
     if not apply and any(item["action"] in DOING for item in done):
         session.console.remark("Do it with: mover orphans --apply")
     if waiting and executor_pid(session.settings.state_dir) is None:
         session.console.remark(to_continue(waiting), "yellow")
+    if error:
+        raise error
     if any(item["error"] for item in done):
         raise typer.Exit(FAILED_EXIT)
+
+
+async def _own_matters(node: Node, *, apply: bool) -> tuple[int, MoverError | None]:
+    """How many jobs are to be continued, and what failed as these were counted and the past was forgotten."""
+    waiting = 0
+    try:
+        waiting = len(await node.active_jobs())
+        return waiting, await clean.forget_the_past(node) if apply else None
+    except MoverError as error:
+        return waiting, error
+    except Exception as error:
+        trouble = trouble_by(node.settings.state_dir, error)
+        if trouble is None:
+            raise
+        return waiting, trouble
