@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -177,8 +177,6 @@ class JobBook:
     async def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-        except OSError as error:
-            raise trouble_of(self._state_dir) or _unchangeable(error) from error
         except Exception as error:
             cause = driver_error(error)
             if cause is not None:
@@ -229,11 +227,13 @@ class JobBook:
 
     def _make_wish(self, job_id: str) -> None:
         wish = self._wish(job_id)
-        wish.parent.mkdir(parents=True, exist_ok=True)
-        wish.touch()
+        with _changing_a_wish(self._state_dir):
+            wish.parent.mkdir(parents=True, exist_ok=True)
+            wish.touch()
 
     def _unwish(self, job_id: str) -> None:
-        self._wish(job_id).unlink(missing_ok=True)
+        with _changing_a_wish(self._state_dir):
+            self._wish(job_id).unlink(missing_ok=True)
 
     def _forget_wish(self, job_id: str) -> None:
         wish = self._wish(job_id)
@@ -281,13 +281,17 @@ def _unusable(path: Path, error: sqlite3.DatabaseError) -> StateDamaged | StateF
     return unusable(path, "The book of jobs", _LOST, error)
 
 
-def _unchangeable(error: OSError) -> StateDamaged:
-    """A wish to cancel a job: other files of the book speak through their driver."""
-    return StateDamaged(
-        f"A wish to cancel a job can be neither made nor taken back, {error.filename}: {error.strerror}",
-        remedy="Look at its rights, its file system and the kernel's log; then run the command again.",
-        file=str(error.filename),
-    )
+@contextmanager
+def _changing_a_wish(state_dir: Path) -> Iterator[None]:
+    """Raises StateFull, StateDamaged where the file of a wish to cancel cannot be made or removed."""
+    try:
+        yield
+    except OSError as error:
+        raise trouble_of(state_dir) or StateDamaged(
+            f"A wish to cancel a job can be neither made nor taken back, {error.filename}: {error.strerror}",
+            remedy="Look at its rights, its file system and the kernel's log; then run the command again.",
+            file=str(error.filename),
+        ) from error
 
 
 def outcome_of_error(error: MoverError) -> Values:

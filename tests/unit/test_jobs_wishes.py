@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 
 import pytest
 
@@ -125,3 +126,12 @@ async def test_a_job_that_is_asked_to_end_is_told_from_one_that_goes_on_until_it
     async with running(tmp_path, job=job):
         assert not (await book.wait(ended)).is_ending
         assert [line.id for line in await book.unfinished()] == [other]
+
+
+async def test_what_has_nothing_to_do_with_wishes_is_not_told_as_one(book, monkeypatch):
+    def fail():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(book, "_book", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        await book.jobs()
