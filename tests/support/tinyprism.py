@@ -41,9 +41,14 @@ GUEST = "3f6c0a4e-0d55-4b8e-8a5e-0d7f3a1c9b21"
 NETWORK = "c1000000-0000-4000-8000-000000000001"
 
 
+def certificate(*, is_expired: bool = False) -> tuple[bytes, bytes, bytes]:
+    """(certificate PEM, key PEM, SHA-256 digest), self-signed for 127.0.0.1; the same at each call."""
+    return _certificate(is_expired)
+
+
 @cache
-def certificate() -> tuple[bytes, bytes, bytes]:
-    """(certificate PEM, key PEM, SHA-256 digest), self-signed for 127.0.0.1."""
+def _certificate(is_expired: bool) -> tuple[bytes, bytes, bytes]:
+    end = datetime.now(UTC) + (timedelta(hours=-1) if is_expired else timedelta(days=2))
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tinyprism")])
     made = (
@@ -53,7 +58,7 @@ def certificate() -> tuple[bytes, bytes, bytes]:
         .public_key(key.public_key())
         .serial_number(7)
         .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=2))
+        .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())
@@ -215,9 +220,9 @@ def never(until: asyncio.Event) -> Reply:
 
 
 @asynccontextmanager
-async def serving(prism: TinyPrism, folder: Path) -> AsyncIterator[TinyPrism]:
-    """Serve on a free port of 127.0.0.1 until the block ends."""
-    pem, key, _ = certificate()
+async def serving(prism: TinyPrism, folder: Path, *, is_expired: bool = False) -> AsyncIterator[TinyPrism]:
+    """Serve on a free port of 127.0.0.1 until the block ends. is_expired: its certificate."""
+    pem, key, _ = certificate(is_expired=is_expired)
     (folder / "cert.pem").write_bytes(pem)
     (folder / "key.pem").write_bytes(key)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

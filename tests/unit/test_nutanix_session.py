@@ -120,6 +120,19 @@ async def test_trust_by_ca_file_by_one_of_several_pins_and_off_in_words(prism, t
             assert await session.get("v3", "things/1") == {"thing": "1"}
 
 
+async def test_for_an_expired_certificate_only_what_helps_is_offered(tmp_path):
+    """A CA does not make it younger; its fingerprint is taken as it is."""
+    async with serving(TinyPrism(), tmp_path, is_expired=True) as prism:
+        async with session_with(prism, tmp_path, fingerprint=None, ca_file=tmp_path / "cert.pem") as session:
+            with pytest.raises(CertificateRejected, match="expired") as caught:
+                await session.get("v3", "things/1")
+        assert caught.value.remedy.startswith("Give Prism a new certificate")
+        assert "ca_file" not in caught.value.remedy
+        [pin] = re.findall(r"set prism\.fingerprint to (\w+)\.", caught.value.remedy)
+        async with session_with(prism, tmp_path, fingerprint=pin) as session:
+            assert await session.get("v3", "things/1") == {"thing": "1"}
+
+
 async def test_an_unreadable_ca_file_is_a_config_error(prism, tmp_path):
     with pytest.raises(ConfigError, match="ca_file"):
         async with session_with(prism, tmp_path, fingerprint=None, ca_file=tmp_path / "absent.pem"):

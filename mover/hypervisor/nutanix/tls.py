@@ -114,18 +114,14 @@ def rejected(address: PrismAddress, *, why: str, fingerprint: str | None, is_pin
     # Without its colons it is whole in a line of 80 columns, and can be pasted from there.
     plain = fingerprint.replace(":", "").lower() if fingerprint else ""
     pin = f"set prism.fingerprint to {plain}" if plain else "set prism.fingerprint"
+    remedy = f"Compare that value with the certificate on Prism itself; if they agree, {pin}"
     if is_pinned:
-        remedy = (
-            f"Compare that value with the certificate on Prism itself; if they agree, {pin} "
-            "(a Central and its Element have each their own: separate them by a comma)."
-        )
+        remedy += " (a Central and its Element have each their own: separate them by a comma)."
+    elif "expired" in why:
+        # A pin is taken whatever its dates; no CA makes it valid.
+        remedy = f"Give Prism a new certificate (and look at this node's clock). Until then: {remedy}."
     else:
-        remedy = (
-            f"Compare that value with the certificate on Prism itself; if they agree, {pin}, "
-            "or name the CA that signed it in prism.ca_file."
-        )
-    if "expired" in why:
-        remedy = "Give Prism a new certificate (and look at this node's clock). Until then: " + remedy
+        remedy += ", or name the CA that signed it in prism.ca_file."
     return CertificateRejected(
         f"The certificate of {address} is not trusted: {why}{shown}",
         remedy=remedy,
