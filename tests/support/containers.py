@@ -19,7 +19,7 @@ ARCHITECTURE = os.environ.get("ARCHITECTURE", "")
 """As Debian calls it; empty: this machine's."""
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Architecture → what the kernel calls it."""
-IS_EMULATED = MACHINES.get(ARCHITECTURE, os.uname().machine) != os.uname().machine
+IS_EMULATED = bool(ARCHITECTURE) and MACHINES[ARCHITECTURE] != os.uname().machine
 """Some ten times slower."""
 PATIENCE_S = 500
 _CONTEXT = ("mover", "pyproject.toml", "README.md", "LICENSE", "deploy/requirements.lock", "deploy/container")

@@ -10,7 +10,7 @@ from mover.model.point import ReadMode
 from mover.model.region import Regions
 from mover.pipeline.disk_to_repository import DiskCopy, DiskResult, copy_disk
 from mover.pipeline.flow import Budget, Meter
-from mover.pipeline.plan import Audit
+from mover.pipeline.plan import Audit, Unlisted
 from mover.pipeline.repository_to_disk import RestoreResult, restore_disk
 from mover.pipeline.workers import Workers
 from tests.support.plainrepo import MemoryDisk, PlainMap, PlainRepository
@@ -25,14 +25,22 @@ def workers(data: DataSettings = DATA) -> Workers:
     return Workers(data, Budget(data.budget))
 
 
-async def full(repository: PlainRepository, disk: MemoryDisk, pool: Workers, **changes: object) -> DiskResult:
+async def full(
+    repository: PlainRepository,
+    disk: MemoryDisk,
+    pool: Workers,
+    *,
+    regions: Regions | None = None,
+    unlisted: Unlisted = "zero",
+    audit: Audit | None = None,
+) -> DiskResult:
     job = DiskCopy(
         size_bytes=disk.size_bytes,
         block_bytes=BLOCK,
-        regions=changes.get("regions", Regions.whole(disk.size_bytes)),
+        regions=Regions.whole(disk.size_bytes) if regions is None else regions,
         mode=ReadMode.FULL,
-        unlisted=changes.get("unlisted", "zero"),
-        audit=changes.get("audit", Audit(4, Random(1))),
+        unlisted=unlisted,
+        audit=audit or Audit(4, Random(1)),
     )
     return await copy_disk(job, workers=pool, session=repository, device=disk, meter=Meter())
 
