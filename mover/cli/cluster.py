@@ -71,8 +71,8 @@ async def orphans(session: Session, *, apply: bool) -> None:
     async with nodes.looking_node(session.settings, apply=apply) as node:
         done = [item.as_dict() for item in await clean.reconcile(node, apply=apply)]
         waiting, error = await _own_matters(node, apply=apply)
-    table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
-    session.console.answer({"applied": apply, "actions": done, "error": error.as_dict() if error else None}, table)
+        table = orphans_table(done) if done else Text("Nothing of ours is on the cluster that nothing needs.")
+        session.console.answer({"applied": apply, "actions": done, "error": error.as_dict() if error else None}, table)
     if not apply and any(item["action"] in DOING for item in done):
         session.console.remark("Do it with: mover orphans --apply")
     if waiting and executor_pid(session.settings.state_dir) is None:

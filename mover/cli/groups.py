@@ -167,7 +167,7 @@ def repair(
     A backup takes no block of a marked pack for known, and a disk whose former point needs one is
     read in full. Points that share those blocks are then whole again. Index objects that are lost
     or damaged are written anew. Deletes nothing; needs repository and key only. Exit code 6: points
-    need what is damaged still.
+    cannot be read, or need what is damaged still.
 
     \b
     Examples:

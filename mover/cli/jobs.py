@@ -55,7 +55,7 @@ async def cancel_job(session: Session, job_id: str) -> None:
     async with nodes.job_book(session.settings, SystemClock()) as book:
         job = await book.job(job_id)
         if job.is_active:
-            await book.cancel(job_id)
+            await book.cancel(job.id)
     words = f"Job {job.id} is asked to end." if job.is_active else f"Job {job.id} has ended already: {job.state}."
     if job.is_active and executor_pid(session.settings.state_dir) is None:
         words += " Nothing runs jobs here now: mover serve, or the next backup or restore, ends it."

@@ -22,13 +22,14 @@ Order = tuple[str, Mapping[str, Any]]
 """Operation and request."""
 
 Choose = Callable[[Hypervisor, str, Sequence[Job]], Awaitable[list[Order]]]
-"""Given Prism, the Proxy VM's UUID and the jobs that have not ended: what is to be ordered."""
+"""Given Prism, the Proxy VM's UUID and the jobs that have not ended, or just now: what is to be ordered."""
 
 InTheWay = Callable[[Job], bool]
 """Whether what a job that is being ended has made stands in the way of what is to be ordered."""
 
 CLEANING_S = 5.0
 """How long Ctrl-C waits for jobs to end in order."""
+_GO_ON = "Jobs that have not ended go on with the next command, or with mover serve."
 _POLL_S = 0.5
 _LOOK_EVERY_S = 5.0
 """How often a client looks whether the executor still lives."""
@@ -50,26 +51,53 @@ async def _as_executor(session: Session, choose: Choose, in_the_way: InTheWay) -
     with watching(console.err, quiet=console.as_json) as progress:
         async with nodes.executor(session.settings, progress=progress) as executor:
             earlier = await executor.book.unfinished()
-            if earlier:
-                console.remark(f"Not finished by an earlier run, and continued now: {_listed(earlier)}", "yellow")
+            _announce(earlier, console)
             try:
                 await _all_ended(executor.book, [job.id for job in earlier if job.is_ending and in_the_way(job)])
-                orders, active = await _chosen(executor, choose)
+                orders, known = await _chosen(executor, choose, earlier)
             except MoverError:
-                if left := await executor.book.unfinished():
-                    goes_on = "The next backup or restore, or mover serve, goes on with it."
-                    console.remark(f"Not finished by this one either: {_listed(left)}. {goes_on}", "yellow")
+                await _leave(executor.book, earlier, console)
                 raise
-            return await _see_through(session, executor, orders, earlier, active)
+            except asyncio.CancelledError:
+                console.remark(_GO_ON)
+                raise
+            return await _see_through(session, executor, orders, earlier, known)
 
 
-async def _chosen(executor: nodes.Executor, choose: Choose) -> tuple[list[Order], list[Job]]:
-    """What is to be ordered, and the jobs that had not ended when that was chosen."""
+def _announce(earlier: Sequence[Job], console: Console) -> None:
+    if going_on := [job for job in earlier if not job.is_ending]:
+        console.remark(f"Not finished by an earlier run, and continued now: {_listed(going_on)}", "yellow")
+    if ending := [job for job in earlier if job.is_ending]:
+        console.remark(f"Cancelled in an earlier run, and ended now: {_listed(ending)}", "yellow")
+
+
+async def _chosen(
+    executor: nodes.Executor, choose: Choose, earlier: Sequence[Job]
+) -> tuple[list[Order], Sequence[Job]]:
+    """What is to be ordered, and the jobs that were known when that was chosen: some may have ended just now."""
     # First: what a failed restore could not remove may hold the very name that is asked for.
     await reconcile(executor.node, apply=True)
     await forget_the_past(executor.node)
-    active = await executor.book.unfinished()
-    return await choose(executor.node.hypervisor, executor.node.proxy_uuid, active), active
+    known = {job.id: job for job in await _jobs(executor.book, [job.id for job in earlier if not job.is_ending])}
+    known |= {job.id: job for job in await executor.book.unfinished()}
+    orders = await choose(executor.node.hypervisor, executor.node.proxy_uuid, list(known.values()))
+    return orders, list(known.values())
+
+
+async def _leave(book: JobBook, earlier: Sequence[Job], console: Console) -> None:
+    """Nothing is ordered: what became of the jobs that were there before."""
+    now = await _jobs(book, [job.id for job in earlier])
+    for job in now:
+        if not job.is_active:
+            _tell_end(job, console)
+    if left := [job for job in now if job.is_active]:
+        goes_on = "The next backup or restore, or mover serve, goes on with it."
+        console.remark(f"Not finished by this one either: {_listed(left)}. {goes_on}", "yellow")
+
+
+def _tell_end(job: Job, console: Console) -> None:
+    words = f"failed: {job.error.message}" if job.error else "done"
+    console.remark(f"Continued {name_of(job)} ({job.id}): {words}", "yellow" if job.error else "")
 
 
 def _listed(jobs: Sequence[Job]) -> str:
@@ -81,21 +109,20 @@ async def _see_through(
     executor: nodes.Executor,
     orders: Sequence[Order],
     earlier: Sequence[Job],
-    active: Sequence[Job],
+    known: Sequence[Job],
 ) -> list[Job]:
     book = executor.book
-    ids = await _submit(session, book, orders, active)
+    ids = await _submit(session, book, orders, known)
     others = [job.id for job in earlier if job.id not in ids]
     try:
         for job in await _all_ended(book, others):
-            words = f"failed: {job.error.message}" if job.error else "done"
-            session.console.remark(f"Continued {name_of(job)} ({job.id}): {words}", "yellow" if job.error else "")
+            _tell_end(job, session.console)
         ended = await _all_ended(book, ids)
         await _others_ended(book)
         return ended
     except asyncio.CancelledError:
         if session.stop.is_wished or executor.engine.is_without_state:
-            session.console.remark("Jobs that have not ended go on with the next command, or with mover serve.")
+            session.console.remark(_GO_ON)
             raise
         task = asyncio.current_task()
         assert task is not None
@@ -117,24 +144,24 @@ def interrupted(operations: Sequence[str]) -> JobInterrupted:
     )
 
 
-async def _submit(session: Session, book: JobBook, orders: Sequence[Order], active: Sequence[Job]) -> list[str]:
+async def _submit(session: Session, book: JobBook, orders: Sequence[Order], known: Sequence[Job]) -> list[str]:
     """Order what is not under way; the ids of the jobs that do it."""
     ids = []
     for order in orders:
-        same = same_order(session, order, active)
+        same = same_order(session, order, known)
         operation, request = order
         ids.append(same.id if same else await book.submit(operation, _with_place(session, request)))
     return ids
 
 
-def same_order(session: Session, order: Order, active: Sequence[Job]) -> Job | None:
-    """The job among those that go on which does just this: a restore that was cut off is simply typed again.
+def same_order(session: Session, order: Order, known: Sequence[Job]) -> Job | None:
+    """The job that does just this and nobody asked to end: a restore that was cut off is simply typed again.
 
     No backup is another's equal: each has a point of its own to make.
     """
     operation, request = order
     wanted = _with_place(session, request)
-    going_on = [job for job in active if not job.is_ending]
+    going_on = [job for job in known if not job.is_ending]
     return next((job for job in going_on if job.operation == operation and dict(job.request) == wanted), None)
 
 

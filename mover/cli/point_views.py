@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from mover.cli.console import Console
-from mover.cli.tables import backup_notes, disks_table, point_named, points_table
+from mover.cli.tables import UNREADABLE, backup_notes, disks_table, point_named, points_table
 from mover.model.point import PointSummary, RestorePoint
 from mover.operations.report import point_report, point_row, point_words
 
@@ -21,7 +21,7 @@ def listed(console: Console, found: Sequence[PointSummary], vm: str | None) -> N
     none = "No restore points yet." if vm is None else f"No restore point is of a VM {vm}. All there are: mover points"
     problems = [Text(f"{row['point'][:8]}: {row['problem']}", "red") for row in rows if row["problem"]]
     if problems:
-        problems.append(Text("Bring such an object back from a copy of the repository, or: mover points delete POINT"))
+        problems.append(Text(UNREADABLE))
     console.answer({"points": rows}, points_table(rows) if rows else Text(none), *problems)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from mover.app import nodes
 from mover.cli.progress import watching
 from mover.cli.run import Session
+from mover.cli.tables import UNREADABLE
 from mover.errors import Damaged
 from mover.operations.repair import repair_repository
 from mover.units import format_size
@@ -47,6 +48,8 @@ def told(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from (
         (f"{name} is damaged: that point is lost, others are not.", "red") for name in report["unreadable_points"]
     )
+    if report["unreadable_points"]:
+        yield UNREADABLE, ""
     for one in report["leaning"]:
         words = f"Point {one['point'][:8]} of {one['vm']} needs marked packs ({', '.join(one['disks'])})."
         yield words, "yellow"

@@ -136,7 +136,7 @@ async def _to_new_vm(session: Session, wish: Wish, name: str) -> None:
 
 
 def _makes(job: Job, name: str) -> bool:
-    return job.operation == RESTORE and job.request.get("name") == name
+    return job.is_active and job.operation == RESTORE and job.request.get("name") == name
 
 
 def _check_name(name: str, vms: Sequence[Vm], makers: Sequence[Job]) -> None:
@@ -146,11 +146,12 @@ def _check_name(name: str, vms: Sequence[Vm], makers: Sequence[Job]) -> None:
         if job.is_ending:
             raise TargetExists(
                 f"Job {job.id}, which made a VM named {name}, is being ended",
-                remedy=f"Wait until mover job show {job.id} says that it has ended, then run this again; or {other}.",
+                remedy=f"Run this again; mover job show {job.id} tells whether it has ended. Or {other}.",
             )
         raise TargetExists(
             f"Job {job.id} makes a VM named {name} in another way, and has not ended",
-            remedy=f"Let it end, or end it with mover job cancel {job.id}, and run this again; or {other}.",
+            remedy=f"Type its own command again, or start mover serve, to finish it; or end it with "
+            f"mover job cancel {job.id} and run this again; or {other}.",
         )
     if any(vm.name == name for vm in vms):
         raise TargetExists(
@@ -168,7 +169,8 @@ async def _to_vm(session: Session, wish: Wish) -> None:
         request = RestoreDiskRequest(point_id, wish.disk or "", target.uuid, wish.slot, container)
         return [(RESTORE_DISK, request.values())]
 
-    await _order(session, choose)
+    # What an ending one still has at the slot would be in the way, too.
+    await _order(session, choose, in_the_way=lambda job: job.operation == RESTORE_DISK)
 
 
 async def _point_id(session: Session, wish: Wish) -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Values = Mapping[str, Any]
 SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
 
+UNREADABLE = "Bring such an object back from a copy of the repository, or: mover points delete POINT"
+"""What to do about manifests that cannot be read."""
+
 
 def grid(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
     """A table without lines. right: columns of numbers. whole: more that are never folded, whatever else must."""

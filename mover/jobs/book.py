@@ -148,8 +148,9 @@ class JobBook:
         return await self._call(self._active)
 
     async def unfinished(self) -> list[Job]:
-        """Those jobs, by their ids."""
-        return [await self.job(job_id) for job_id in sorted(await self.active())]
+        """Those jobs, in the order of their ids."""
+        found = [await self.job(job_id) for job_id in sorted(await self.active())]
+        return [job for job in found if job.is_active]
 
     async def prune(self, *, older_than_s: float) -> None:
         """Forget attempts that ended so long ago, and all but the newest ten thousand that ended."""

@@ -141,9 +141,9 @@ def test_a_restore_that_was_cancelled_after_a_kill_is_ended_first_then_made_anew
     assert f"Job {former} is asked to end" in desk.run("job", "cancel", former[:8]).out
     listed = desk.run("job", "list")
     assert "ending" in listed.out
-    following = desk.process(*words, "--power-on")
+    following = desk.process(*words)
     assert following.code == 0, following.err
-    assert f"continued now: restore of anew ({former})" in following.err
+    assert f"ended now: restore of anew ({former})" in following.err
     assert [vm.name for vm in desk.lab.vms.values()].count("anew") == 1
     states = {job["job"]: job["state"] for job in desk.run("job", "list", "--json").json["jobs"]}
     assert states.pop(former) == "failed"

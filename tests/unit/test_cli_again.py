@@ -18,15 +18,22 @@ SESSION = SimpleNamespace(settings=SimpleNamespace(repository=URL))
 VM = SimpleNamespace(name="again")
 
 
-def job(*, is_ending: bool = False) -> Job:
+def job(*, is_ending: bool = False, state: JobState = JobState.RUNNING) -> Job:
     request = {**REQUEST, REPOSITORY: place_of(URL)}
-    return Job("4f703166731e4c01", 1, RESTORE, request, JobState.RUNNING, 1.0, 1.0, is_ending=is_ending)
+    return Job("4f703166731e4c01", 1, RESTORE, request, state, 1.0, 1.0, is_ending=is_ending)
 
 
 def test_the_same_restore_is_the_one_that_goes_on_not_one_that_is_being_ended():
     assert same_order(SESSION, (RESTORE, REQUEST), [job()]) == job()
     assert same_order(SESSION, (RESTORE, REQUEST), [job(is_ending=True)]) is None
     assert same_order(SESSION, (RESTORE, {**REQUEST, "name": "other"}), [job()]) is None
+
+
+def test_one_that_ended_just_now_is_the_same_still_but_in_nobodys_way():
+    ended = job(state=JobState.DONE)
+    assert same_order(SESSION, (RESTORE, REQUEST), [ended]) == ended
+    assert [restore._makes(one, "again") for one in (job(), ended)] == [True, False]
+    assert not restore._makes(job(), "other")
 
 
 @pytest.mark.parametrize("vms", [[], [VM]], ids=["before its VM is made", "half-made"])
