@@ -99,16 +99,22 @@ def test_a_job_that_was_cut_off_is_continued_by_the_next_command(slowly, number)
     desk.verified("two")
 
 
-def test_a_restore_that_was_cut_off_is_continued_by_the_same_words(slowly):
-    desk = slowly
+def killed_restore(desk, name: str) -> tuple[str, tuple[str, ...]]:
+    """The point, and the words of a restore to a new VM of that name that was killed in the middle."""
     point = desk.backed_up("two")["point"]
     desk.forget_cluster()
-    words = ("restore", point, "--name", "again")
+    words = ("restore", point, "--name", name)
     mover = Process(desk, *words)
     mover.until("attach")
     mover.tell(signal.SIGKILL)
     mover.end()
     desk.lab.faults.disarm()
+    return point, words
+
+
+def test_a_restore_that_was_cut_off_is_continued_by_the_same_words(slowly):
+    desk = slowly
+    point, words = killed_restore(desk, "again")
     mistaken = desk.run("backup", "twoo")
     mistaken.refuses(2, "select.none", "Not finished by this one either: restore of again")
     assert "Nothing runs jobs here now" in desk.run("job", "list").err
@@ -129,14 +135,7 @@ def test_a_restore_that_was_cut_off_is_continued_by_the_same_words(slowly):
 
 def test_a_restore_that_was_cancelled_after_a_kill_is_ended_first_then_made_anew(slowly):
     desk = slowly
-    point = desk.backed_up("two")["point"]
-    desk.forget_cluster()
-    words = ("restore", point, "--name", "anew")
-    mover = Process(desk, *words)
-    mover.until("attach")
-    mover.tell(signal.SIGKILL)
-    mover.end()
-    desk.lab.faults.disarm()
+    _, words = killed_restore(desk, "anew")
     former = desk.run("job", "list", "--json").json["jobs"][0]["job"]
     assert f"Job {former} is asked to end" in desk.run("job", "cancel", former[:8]).out
     listed = desk.run("job", "list")
